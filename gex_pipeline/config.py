@@ -1,0 +1,96 @@
+"""Everything the expansion job can be told. Keys are dotted paths of these dataclasses (`frames.per_clip`)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class InputConfig:
+    """The catalog of captioned clips."""
+
+    path: str = ""  # file, glob or fsspec URL of the table
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    columns: dict[str, str] = field(default_factory=dict)  # schema name -> the table's column name
+    filter: str | None = None  # an expression over the table's columns, such as "umt_score > 0.3"
+    video_root: str | None = None  # folder or URL that relative video paths start from; default: beside the table
+    duplicates: Literal["drop", "refuse"] = "drop"
+
+
+@dataclass
+class CatalogConfig:
+    probe: bool = False  # find unknown durations with ffprobe before planning
+
+
+@dataclass
+class IntegrateConfig:
+    """Which clips make one long sample (the paper's Integration)."""
+
+    by: Literal["source", "random", "none"] = "source"
+    min_clips: int = 2  # groups under this give short samples only
+    max_clips: int = 8
+    max_seconds: float = 180.0
+    max_gap_seconds: float | None = None  # a longer pause between two clips of a source starts a new group
+    seed: int = 0
+
+
+@dataclass
+class SplitConfig:
+    val_fraction: float = 0.0  # of sources, by a stable hash, where the catalog has no split column
+
+
+@dataclass
+class CompressConfig:
+    """Long text -> summary (the paper's Θt)."""
+
+    backend: Literal["transformers", "extractive", "none"] = "extractive"
+    model: str | None = None  # model folder or hub name
+    prompt: str | None = None  # file that replaces gex_pipeline/llm/prompt.txt
+    max_words: int = 40
+    min_words: int = 3
+    retries: int = 1  # generations after the first, each with its own derived seed
+    temperature: float = 0.0
+    max_new_tokens: int = 96
+    batch_size: int = 16
+    seed: int = 0
+    reuse: list[str] = field(default_factory=list)  # other datasets whose summaries may be taken
+
+
+@dataclass
+class FramesConfig:
+    per_clip: int = 8
+    per_long: int = 32
+    policy: Literal["uniform"] = "uniform"
+    short_side: int = 256
+    quality: int = 90
+    format: Literal["jpg"] = "jpg"
+    timeout_seconds: float = 30.0  # without progress, then the decoder child is killed
+
+
+@dataclass
+class OutputConfig:
+    path: str = ""  # folder or fsspec URL of the dataset
+    clips_per_shard: int | Literal["auto"] = "auto"
+    granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])
+
+
+@dataclass
+class RayConfig:
+    address: str | None = None  # null: a private local Ray, or the job's own cluster under `ray job submit`
+    num_cpus: int | None = None  # of a private local Ray; null: all cores
+
+
+@dataclass
+class ExpandConfig:
+    """The expansion job."""
+
+    input: InputConfig = field(default_factory=InputConfig)
+    catalog: CatalogConfig = field(default_factory=CatalogConfig)
+    integrate: IntegrateConfig = field(default_factory=IntegrateConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    max_failed_fraction: float = 0.5  # of clips; above it the run exits with 1
+    retry_failed: bool = False  # redo rows whose ledger entries may have healed
+    dry_run: bool = False  # print what the plan would make, write nothing
