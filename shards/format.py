@@ -39,6 +39,11 @@ RESERVED_FIELDS = frozenset(
     "frame_ms width height decoder clips summary format version".split()
 )
 
+_COMMON_FIELDS = frozenset(
+    "key sample_id granularity split source_id duration_ms sentences frame_ms width height".split()
+)
+_CLIP_FIELDS = frozenset("clip_id video start_ms end_ms caption decoder".split())
+
 SIDECAR_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # null for a failed sample: it has no place in the tar
@@ -128,6 +133,11 @@ def canonical_json(value) -> bytes:
 def digest(value) -> str:
     """sha256 of a JSON value's canonical spelling."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def json_fields(granularity: str) -> frozenset[str]:
+    """Fields that every sample's json has (a value may be null)."""
+    return _COMMON_FIELDS | ({"clips", "summary"} if granularity == LONG else _CLIP_FIELDS)
 
 
 def text_fields(granularity: str, texts: dict[str, str]) -> dict[str, bytes]:

@@ -1,0 +1,120 @@
+"""Datasets, shards and samples, read from local paths and fsspec URLs."""
+
+import json
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import format, publish, storage, tar
+from shards.errors import DatasetError
+from shards.tar import parse_members
+
+__all__ = ["Dataset", "Shard", "group_samples", "index_tar", "iter_shard", "open_dataset", "parse_members"]
+
+INDEX_SCHEMA = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("members", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A line of the manifest. `path` is relative to the dataset; `bytes`, `samples` and digests are the tar's."""
+
+    split: str
+    granularity: str
+    row: int
+    path: str
+    samples: int
+    bytes: int
+    duration_ms: int
+    sha256: str
+    sidecar_sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published dataset: `manifest` is manifest.json, `shards` the lines of manifest.parquet."""
+
+    url: str
+    manifest: dict
+    shards: list[Shard]
+
+    def select(self, split: str | None = None, granularity: str | None = None) -> list[Shard]:
+        """Shards of a split and a granularity (None: any), by row."""
+        return [s for s in self.shards if split in (None, s.split) and granularity in (None, s.granularity)]
+
+    def shard_url(self, shard: Shard) -> str:
+        return storage.join(self.url, shard.path)
+
+    def sidecar(self, shard: Shard) -> pa.Table:
+        """The shard's sidecar (`format.SIDECAR_SCHEMA`)."""
+        return read_parquet(storage.join(self.url, format.sidecar_path(shard.path)), format.SIDECAR_SCHEMA)
+
+
+def open_dataset(url: str) -> Dataset:
+    """Read the manifest of a published dataset; DatasetError where there is none that this version understands."""
+    where = storage.join(url, publish.MANIFEST_JSON)
+    try:
+        manifest = json.loads(storage.read_bytes(where))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"{url}: no published dataset here ({publish.MANIFEST_JSON} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{where}: cannot read the manifest: {_line(error)}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != format.FORMAT:
+        raise DatasetError(f"{where}: not the manifest of a {format.FORMAT} dataset")
+    if manifest.get("version") != format.VERSION:
+        found = manifest.get("version")
+        raise DatasetError(f"{where}: format version {found}, this gexia reads version {format.VERSION}")
+    table = read_parquet(storage.join(url, publish.MANIFEST_PARQUET), format.MANIFEST_SCHEMA)
+    return Dataset(url, manifest, [Shard(**line) for line in table.to_pylist()])
+
+
+def group_samples(members: Iterable[tuple[str, object]]) -> Iterator[tuple[str, dict]]:
+    """Adjacent (name, bytes) members that share a WebDataset key -> (key, {extension: bytes})."""
+    named = ((tar.split_name(name), data) for name, data in members)
+    keyed = ((split, data) for split, data in named if split is not None)
+    for key, group in groupby(keyed, key=lambda item: item[0][0]):
+        yield key, {split[1]: data for split, data in group}
+
+
+def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Samples of any WebDataset tar as (key, {extension: bytes}), one sample in memory at a time."""
+    try:
+        with storage.open_read(url) as file:
+            yield from group_samples((member.name, member.data) for member in tar.scan(file))
+    except (OSError, tar.TarError) as error:
+        raise DatasetError(f"{url}: cannot read the tar: {_line(error)}") from None
+
+
+def index_tar(url: str) -> pa.Table:
+    """Samples of any WebDataset tar by one scan of its headers: key, offset, size (bytes), members.
+
+    The offsets mean what a sidecar's do: [offset, offset + size) holds exactly the sample's members.
+    """
+    lines = []
+    try:
+        with storage.open_read(url) as file:
+            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=False))
+            for key, group in groupby(((s[0], m) for s, m in keyed if s is not None), key=lambda item: item[0]):
+                members = [member for _, member in group]
+                first, last = members[0].offset, members[-1].end
+                lines.append({"key": key, "offset": first, "size": last - first, "members": len(members)})
+    except (OSError, tar.TarError) as error:
+        raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
+    return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+
+
+def read_parquet(url: str, schema: pa.Schema) -> pa.Table:
+    """A parquet file of the format, as `schema`; DatasetError where it is missing, damaged or something else."""
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+        return table.select(schema.names).cast(schema)
+    except FileNotFoundError:
+        raise DatasetError(f"{url}: missing") from None
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(f"{url}: cannot read it: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

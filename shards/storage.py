@@ -1,0 +1,214 @@
+"""Local paths and fsspec URLs alike: read, list, and publish so that no reader ever sees half a file.
+
+A local file is written under a name that starts with a dot, in its final folder, flushed to disk and renamed.
+A remote object appears when its upload completes, which object stores make atomic.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, Iterator
+
+import fsspec
+
+from shards.errors import UserError
+
+# Errors of os.link where a file system (FAT, many network mounts) has no hard links.
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+
+
+def local_path(url: str) -> str | None:
+    """The path of a local file, or None for a URL of another file system."""
+    if "://" not in url:
+        return url
+    scheme, path = url.split("://", 1)
+    return path if scheme in ("file", "local") else None
+
+
+def join(root: str, *parts: str) -> str:
+    """`root` and relative parts as one path or URL."""
+    return "/".join([root.rstrip("/") or "/", *parts]) if parts else root
+
+
+def exists(url: str) -> bool:
+    path = local_path(url)
+    if path is not None:
+        return os.path.exists(path)
+    fs, path = _remote(url)
+    return fs.exists(path)
+
+
+def size(url: str) -> int:
+    """Bytes of a file; FileNotFoundError if there is none."""
+    path = local_path(url)
+    if path is not None:
+        return os.stat(path).st_size
+    fs, path = _remote(url)
+    return fs.size(path)
+
+
+def open_read(url: str) -> BinaryIO:
+    """A seekable binary file."""
+    path = local_path(url)
+    if path is not None:
+        return open(path, "rb")
+    fs, path = _remote(url)
+    return fs.open(path, "rb")
+
+
+def read_bytes(url: str) -> bytes:
+    path = local_path(url)
+    if path is not None:
+        with open(path, "rb") as file:
+            return file.read()
+    fs, path = _remote(url)
+    return fs.cat_file(path)
+
+
+def read_range(url: str, offset: int, size: int) -> bytes:
+    """Exactly the bytes [offset, offset + size); EOFError where the file ends before."""
+    path = local_path(url)
+    if path is not None:
+        with open(path, "rb", buffering=0) as file:
+            data = _pread(file.fileno(), offset, size)
+    else:
+        fs, path = _remote(url)
+        data = fs.cat_file(path, start=offset, end=offset + size)
+    if len(data) != size:
+        raise EOFError(f"{url}: {len(data)} bytes at offset {offset}, wanted {size}")
+    return data
+
+
+def list_dir(url: str, suffix: str = "") -> list[str]:
+    """Sorted names in a folder (files and folders, not recursive) that end in `suffix`, temporaries left out.
+
+    A folder that does not exist is an empty one, as it is on an object store.
+    """
+    path = local_path(url)
+    if path is not None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(name for name in os.listdir(path) if _listed(name, suffix))
+        return []
+    fs, path = _remote(url)
+    try:
+        entries = fs.ls(path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.strip("/") != path.strip("/")}
+    return sorted(name for name in names if _listed(name, suffix))
+
+
+def write_bytes_atomic(url: str, data: bytes) -> None:
+    """Write a small file whole or not at all, replacing an older one."""
+    path = local_path(url)
+    if path is None:
+        fs, path = _remote(url)
+        fs.pipe_file(path, data)
+        return
+    with _written_beside(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def create_once(url: str, data: bytes) -> bool:
+    """Write a small file unless it exists; True for the one writer that made it.
+
+    Remote stores decide by their conditional put. On a local file system without hard links two writers within the
+    same moment may both be told True; the file is whole in any case.
+    """
+    path = local_path(url)
+    if path is None:
+        fs, path = _remote(url)
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    if os.path.exists(path):
+        return False
+    with _written_beside(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.replace(temporary, path)
+    return True
+
+
+def publish_file(local: str, url: str) -> None:
+    """Move a finished local file to its final place, replacing an older one; the local file is gone afterwards."""
+    path = local_path(url)
+    if path is None:
+        fs, path = _remote(url)
+        fs.put_file(local, path)
+        os.unlink(local)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    if os.stat(local).st_dev != os.stat(os.path.dirname(path) or ".").st_dev:
+        beside = temporary_name(path)
+        shutil.copyfile(local, beside)
+        os.unlink(local)
+        local = beside
+    _sync(local)
+    os.replace(local, path)
+    _sync(os.path.dirname(path) or ".")
+
+
+def temporary_name(path: str) -> str:
+    """A fresh name beside a local path that no listing shows."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _remote(url: str):
+    try:
+        # Without a listings cache: other machines write to the same folder.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: cannot open this kind of URL: {error}") from None
+
+
+def _listed(name: str, suffix: str) -> bool:
+    return name.endswith(suffix) and not name.startswith(".")
+
+
+def _pread(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    while 0 < len(data) < size:  # one call gives at most 2 GiB, and less where a signal interrupts it
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+@contextmanager
+def _written_beside(path: str, data: bytes) -> Iterator[str]:
+    """A flushed temporary file with the data, beside the final path; removed if it is still there afterwards."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+        _sync(os.path.dirname(path) or ".")
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot flush folders
+            raise
+    finally:
+        os.close(fd)
