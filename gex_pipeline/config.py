@@ -12,6 +12,7 @@ class InputConfig:
     format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = "auto"
     columns: dict[str, str] = field(default_factory=dict)  # schema name -> the table's column name
     filter: str | None = None  # an expression over the table's columns, such as "umt_score > 0.3"
+    passthrough: list[str] | None = None  # further columns kept in each sample's json; null: all
     video_root: str | None = None  # folder or URL that relative video paths start from; default: beside the table
     duplicates: Literal["drop", "refuse"] = "drop"
 
@@ -31,6 +32,8 @@ class IntegrateConfig:
     max_seconds: float = 180.0
     max_gap_seconds: float | None = None  # a longer pause between two clips of a source starts a new group
     seed: int = 0
+    # What computes the plan, never what it holds. ray: a hash shuffle over the cluster; auto: by the catalog's size.
+    engine: Literal["auto", "polars", "ray"] = "auto"
 
 
 @dataclass
