@@ -41,7 +41,7 @@ def build_manifest(root: str, config_digest: str, plan_digest: str, frames: dict
     `frames` is what a reader may want to know of the stored frames (their number, short side, format); `versions`
     those of the software that shapes the bytes.
     """
-    table = _manifest_table(read_commits(root))
+    table = manifest_table(_committed_shards(read_commits(root)))
     manifest = {
         "format": format.FORMAT,
         "version": format.VERSION,
@@ -57,6 +57,11 @@ def build_manifest(root: str, config_digest: str, plan_digest: str, frames: dict
     document = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     storage.write_bytes_atomic(storage.join(root, MANIFEST_JSON), document.encode())
     return manifest
+
+
+def manifest_table(shards: list[dict]) -> pa.Table:
+    """Shards as lines of manifest.parquet."""
+    return pa.Table.from_pylist(shards, schema=format.MANIFEST_SCHEMA)
 
 
 def content_digest(manifest: pa.Table) -> str:
@@ -79,14 +84,14 @@ def _read_commit(root: str, row: int) -> dict:
     return json.loads(storage.read_bytes(storage.join(root, format.commit_path(row))))
 
 
-def _manifest_table(commits: list[dict]) -> pa.Table:
+def _committed_shards(commits: list[dict]) -> list[dict]:
     shards = []
     for record in commits:
         for granularity in format.GRANULARITIES:
             if shard := record["shards"].get(granularity):
                 split = shard["path"].split("/")[0]
                 shards.append({**shard, "split": split, "granularity": granularity, "row": record["row"]})
-    return pa.Table.from_pylist(shards, schema=format.MANIFEST_SCHEMA)
+    return shards
 
 
 def _card(manifest: dict) -> str:

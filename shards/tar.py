@@ -8,7 +8,7 @@ from shards.format import TAR_BLOCK
 END = bytes(2 * TAR_BLOCK)
 _ZERO = bytes(TAR_BLOCK)
 _REGULAR = b"0\0"
-_PAX, _PAX_GLOBAL, _GNU_LONG_NAME = b"x", b"g", b"L"
+_PAX, _GNU_LONG_NAME = b"x", b"L"
 
 
 class TarError(ValueError):
