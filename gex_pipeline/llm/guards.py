@@ -1,0 +1,92 @@
+"""What makes a generation no summary. Pure functions of strings; `check` names the first guard that fails."""
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+REFUSAL = re.compile(
+    r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
+)
+LABEL = re.compile(r"^(\**(here is |here's )?(the |a )?(one-sentence )?(summary|answer|caption)[^:\n]{0,60}:\**)\s*", re.I)
+QUOTES = "\"'“”‘’«»`*"
+ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
+ECHO_OF_TEXT = 0.8  # so much of the text in one run
+RUNAWAY = 3  # times the same four words in a row
+FOREIGN = 0.1  # share of letters in scripts that neither the text nor the prompt uses
+
+REASONS = ("empty", "refusal", "script", "prompt_echo", "text_echo", "repetition", "too_long", "too_short", "cut")
+
+
+@dataclass(frozen=True)
+class Limits:
+    min_words: int
+    max_words: int
+
+
+def clean(raw: str) -> str:
+    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces."""
+    text = unicodedata.normalize("NFC", raw).strip()
+    text = LABEL.sub("", text).strip()
+    text = " ".join(text.split("\n\n")[0].split())
+    if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
+        text = text.strip(QUOTES).strip()
+    return text
+
+
+def check(summary: str, finish_reason: str, text: str, instructions: str, limits: Limits) -> str | None:
+    """The first of REASONS that disqualifies a cleaned summary of `text`, or None."""
+    words, source = normalized(summary), normalized(text)
+    count = len(summary.split())
+    if not words:
+        return "empty"
+    if REFUSAL.match(summary) and summary.lower() not in text.lower():
+        return "refusal"
+    if foreign_share(summary, text + instructions) > FOREIGN:
+        return "script"
+    if runs(words, ECHO_OF_PROMPT) & runs(normalized(instructions), ECHO_OF_PROMPT) - runs(source, ECHO_OF_PROMPT):
+        return "prompt_echo"
+    if len(source) > limits.min_words and longest_common_run(words, source) > ECHO_OF_TEXT * len(source):
+        return "text_echo"
+    if runs_away(words):
+        return "repetition"
+    if count > limits.max_words:
+        return "too_long"
+    if count < limits.min_words:
+        return "too_short"
+    if finish_reason == "length":
+        return "cut"
+    return None
+
+
+def normalized(text: str) -> list[str]:
+    """Lower-case words without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def runs(words: list[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+
+
+def longest_common_run(words: list[str], source: list[str]) -> int:
+    return SequenceMatcher(None, words, source, autojunk=False).find_longest_match().size
+
+
+def runs_away(words: list[str]) -> bool:
+    """The same four words again and again, or one word three times in a row."""
+    fours = Counter(tuple(words[i : i + 4]) for i in range(len(words) - 3))
+    stutter = any(a == b == c for a, b, c in zip(words, words[1:], words[2:]))
+    return stutter or max(fours.values(), default=0) >= RUNAWAY
+
+
+def foreign_share(summary: str, allowed: str) -> float:
+    """Share of the summary's letters whose script the allowed text does not use."""
+    known = {script(c) for c in allowed if c.isalpha()}
+    letters = [c for c in summary if c.isalpha()]
+    return sum(script(c) not in known for c in letters) / max(len(letters), 1)
+
+
+def script(letter: str) -> str:
+    """First word of a letter's Unicode name: LATIN, CJK, CYRILLIC, ..."""
+    return unicodedata.name(letter, "UNKNOWN").split()[0]

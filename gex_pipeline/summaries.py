@@ -1,0 +1,99 @@
+"""The store of generated texts: `summaries/ROW.parquet`, one write-once file a row.
+
+A row's file is written whole, once, by whoever finishes first; afterwards it is what the row's long samples are
+made from, whatever dies and however often the row is redone. That is what makes tars reproducible although a
+model's output need not be. Each line is keyed by everything that decides a summary (`text_key`), so that another
+dataset, with other rows, can take it over (`compress.reuse`).
+"""
+
+import io
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import storage
+from shards.errors import UserError
+from shards.format import digest
+
+FOLDER = "summaries"
+
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("key", pa.string()),  # text_key()
+        ("text", pa.large_string()),  # the long text that was summarised
+        ("summary", pa.large_string()),
+        ("sentences", pa.list_(pa.large_string())),  # of the summary
+        ("status", pa.string()),  # "ok", or "fallback" where no generation passed the guards
+        ("reason", pa.string()),  # the guard that the last generation failed, null when ok
+        ("rejected", pa.list_(pa.string())),  # the guard each rejected generation failed, in order
+        ("attempts", pa.int32()),  # generations made for this line; 0 when it was taken over or repeats another
+        ("backend", pa.string()),  # what wrote the summary: "extractive" after a fallback
+        ("model", pa.string()),
+        ("prompt", pa.string()),  # digest of the prompt
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("seconds", pa.float64()),  # share of the generation time; never enters a tar
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LongText:
+    """The joined captions of a long sample; `sentences` are its captions' sentences, in order."""
+
+    sample_id: str
+    text: str
+    sentences: list[str]
+
+
+def text_key(settings: dict, text: LongText) -> str:
+    """sha256 over everything that decides a summary: backend, model, prompt, parameters (`settings`) and text."""
+    return digest({"settings": settings, "text": text.text, "sentences": text.sentences})
+
+
+def path(root: str, row: int) -> str:
+    return storage.join(root, FOLDER, f"{row:05d}.parquet")
+
+
+def exists(root: str, row: int) -> bool:
+    return storage.exists(path(root, row))
+
+
+def read(root: str, row: int) -> pa.Table:
+    """A row's summaries (`SCHEMA`), in the order of its long texts."""
+    return pq.read_table(io.BytesIO(storage.read_bytes(path(root, row))))
+
+
+def write_once(root: str, row: int, lines: list[dict]) -> pa.Table:
+    """Publish a row's summaries and return those that count: the first writer's, also when that was another."""
+    storage.create_once(path(root, row), to_parquet(pa.Table.from_pylist(lines, schema=SCHEMA)))
+    return read(root, row)
+
+
+def replace(root: str, row: int, lines: list[dict]) -> pa.Table:
+    """Publish a row's summaries in the place of those of texts that have changed."""
+    table = pa.Table.from_pylist(lines, schema=SCHEMA)
+    storage.write_bytes_atomic(path(root, row), to_parquet(table))
+    return table
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def load_reusable(roots: list[str]) -> dict[str, dict]:
+    """key -> line of every summary that other datasets hold; fallbacks stay behind, to be tried again."""
+    found = {}
+    for root in roots:
+        folder = storage.join(root, FOLDER)
+        if not storage.exists(folder):
+            raise UserError(f"compress.reuse: {root} has no {FOLDER}/; give folders of expanded datasets")
+        for name in sorted(storage.list_dir(folder, ".parquet")):
+            table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, name))))
+            found |= {line["key"]: line for line in table.to_pylist() if line["status"] == "ok"}
+    return found
