@@ -42,7 +42,8 @@ def find_problems(dataset: Dataset) -> Iterator[Problem]:
     yield from _check_unlisted(dataset)
     with tqdm(total=sum(s.bytes for s in dataset.shards), unit="B", unit_scale=True, disable=None) as bar:
         for shard in dataset.shards:
-            yield from _ShardCheck(dataset, shard).problems()
+            if shard.path == _expected_path(shard):  # another one is reported above, and may lead out of the dataset
+                yield from _ShardCheck(dataset, shard).problems()
             bar.update(shard.bytes)
 
 
@@ -54,12 +55,15 @@ def _check_manifest(dataset: Dataset) -> Iterator[Problem]:
         yield Problem(publish.MANIFEST_JSON, "", f"counts are not those of {publish.MANIFEST_PARQUET}")
     first: dict[tuple[str, int], Shard] = {}
     for shard in dataset.shards:
-        expected = format.shard_path(shard.split, shard.granularity, shard.row)
-        if shard.path != expected:
-            yield Problem(shard.path, "", f"the manifest's path should be {expected}")
+        if shard.path != _expected_path(shard):
+            yield Problem(shard.path, "", f"the manifest's path should be {_expected_path(shard)}")
         other = first.setdefault((shard.granularity, shard.row), shard)
         if other is not shard:
             yield Problem(shard.path, "", f"row {shard.row} is in the manifest before, as {other.path}")
+
+
+def _expected_path(shard: Shard) -> str:
+    return format.shard_path(shard.split, shard.granularity, shard.row)
 
 
 def _check_unlisted(dataset: Dataset) -> Iterator[Problem]:

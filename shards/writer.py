@@ -152,9 +152,11 @@ class ShardWriter:
             raise OSError(f"{self._temporary}: the bytes on disk are not the bytes that were written")
 
     def _discard(self) -> None:
-        self._file.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self._temporary)
+        try:
+            self._file.close()  # flushes: fails again on a full disk
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
