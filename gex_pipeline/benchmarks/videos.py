@@ -1,0 +1,95 @@
+"""Video files by name: one listing of the folder, whatever the number of annotations."""
+
+import os
+from dataclasses import dataclass
+
+import fsspec
+import polars as pl
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from shards import storage
+from shards.errors import UserError
+
+# In order of preference, where one name is there with two endings.
+EXTENSIONS = ("mp4", "mkv", "webm", "mov", "avi", "m4v", "flv", "wmv", "mpg", "mpeg", "3gp", "ts", "ogv")
+EXTENSIONS += ("jpg", "jpeg", "png", "webp", "bmp")  # an image is a video of one frame
+ENDING = rf"(?i)\.({'|'.join(EXTENSIONS)})$"
+
+
+@dataclass
+class Coverage:
+    """Which of a benchmark's videos are there."""
+
+    total: int
+    missing: list[str]  # names, sorted
+
+    def __str__(self):
+        return f"{self.total - len(self.missing)} of {self.total} videos"
+
+
+def listing(root: str) -> list[str]:
+    """Paths of all video and image files under a folder or URL, sorted, hidden files left out.
+
+    Raises `UserError` if the folder does not exist.
+    """
+    fs, base = fsspec.url_to_fs(root)
+    if not fs.exists(base):
+        raise UserError(f"--videos {root}: no such folder")
+    if isinstance(fs, LocalFileSystem):
+        # Benchmarks are often folders of links to where the videos lie, and fsspec follows no links.
+        found = [os.path.join(f, name) for f, _, names in os.walk(base, followlinks=True) for name in names]
+    else:
+        found = [fs.unstrip_protocol(path) for path in fs.find(base)]
+    endings = tuple(f".{extension}" for extension in EXTENSIONS)
+    return sorted(path for path in found if path.lower().endswith(endings) and "/." not in path[path.rfind("/") :])
+
+
+def index(paths: list[str]) -> pl.DataFrame:
+    """Table (name, path): every file under its whole name and under its name without the ending.
+
+    Of two files with one name, the ending first in `EXTENSIONS` wins, then the smaller path.
+    """
+    files = pl.DataFrame({"path": paths}, schema={"path": pl.String}).with_columns(
+        name=pl.col("path").str.split("/").list.last(), rank=pl.lit(-1)
+    )
+    extension = pl.col("name").str.extract(ENDING, 1).str.to_lowercase()
+    rank = extension.replace_strict(EXTENSIONS, range(len(EXTENSIONS)), return_dtype=pl.Int32)
+    stems = files.with_columns(name=_stem("name"), rank=rank)
+    return pl.concat([files, stems]).sort("rank", "path").unique("name", keep="first").select("name", "path")
+
+
+def _stem(column: str) -> pl.Expr:
+    """A name without a video ending; any other dot stays, since ids may hold some (`0001_Film_00.00.10-00.00.14`)."""
+    return pl.col(column).str.replace(ENDING, "")
+
+
+def resolve(table: pa.Table, root: str, files: pl.DataFrame) -> tuple[pa.Table, Coverage]:
+    """Put each video's path in place of its name, and say which are missing.
+
+    A missing video keeps its rows, with the path where it would lie as an mp4, so the expansion puts them in the
+    ledger, and `retry_failed` finds the file there once it is downloaded.
+    """
+    rows = pl.from_arrow(table).with_columns(pl.col("video").str.split("/").list.last())
+    rows = rows.with_columns(stem=_stem("video"))
+    for key in ("video", "stem", "alt_video"):
+        paths = files.rename({"path": f"{key}_path"})
+        rows = rows.join(paths, left_on=key, right_on="name", how="left", maintain_order="left")
+    own = pl.coalesce("video_path", "stem_path")
+    expected = pl.lit(storage.join(_absolute(root), "")) + pl.col("stem") + ".mp4"
+    shift = pl.when(own.is_null() & pl.col("alt_video_path").is_not_null()).then("alt_shift").fill_null(0.0)
+    rows = rows.with_columns(
+        video=pl.coalesce(own, "alt_video_path", expected),
+        found=pl.coalesce(own, "alt_video_path").is_not_null(),
+        start=(pl.col("start") + shift).clip(lower_bound=0.0),
+        end=pl.col("end") + shift,
+    )
+    names = rows.group_by("stem").agg(pl.col("found").all())
+    missing = sorted(names.filter(~pl.col("found"))["stem"])
+    columns = [name for name in table.column_names if name not in ("alt_video", "alt_shift")]
+    return rows.select(columns).to_arrow(), Coverage(names.height, missing)
+
+
+def _absolute(root: str) -> str:
+    path = storage.local_path(root)
+    return root if path is None else os.path.abspath(path)
