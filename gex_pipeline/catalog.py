@@ -1,0 +1,278 @@
+"""Any input table of captioned clips -> the one clip schema.
+
+Everything is column-wise (polars); rows that are no usable clip become ledger rows, each with its file and line.
+Always: rows in = filtered + duplicates + ledger + clips.
+"""
+
+import os
+
+import polars as pl
+import polars_hash as plh
+import pyarrow as pa
+
+from gex_pipeline import formats, probe
+from gex_pipeline.config import ExpandConfig, InputConfig
+from gex_pipeline.formats.table import FILE, LINE
+from gex_pipeline.times import milliseconds
+from shards.errors import UserError
+from shards.format import LEDGER_SCHEMA, RESERVED_FIELDS
+from shards.storage import join
+
+# Times are integer milliseconds; null start = from the beginning, null end = to the end of the file.
+CLIP_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("video", pa.string()),  # absolute path or URL
+        ("start_ms", pa.int64()),
+        ("end_ms", pa.int64()),
+        ("caption", pa.large_string()),
+        ("duration_ms", pa.int64()),  # end - start, or the column's, or the probe's; null: unknown
+        ("order", pa.float64()),  # place among the clips of its source, before video and time
+        ("split", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("sentences", pa.list_(pa.string())),
+        ("extra", pa.string()),  # JSON object of the further columns, names sorted, nulls left out
+    ]
+)
+# The names a table's columns can have, or be mapped to through input.columns; all others pass through.
+COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
+COLUMNS += ("sentences",)
+# A clip of a classification or question set has no caption; these columns excuse it.
+CAPTION_SUBSTITUTES = ("label", "question")
+
+SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+# Folders of the published dataset that hold something else.
+SPLIT_RESERVED = ("commits", "errors", "plan", "summaries")
+
+_ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_CLIP_ID_DIGITS = 20
+_ARROW_CHUNK = 1 << 20  # rows: far under the 2 GiB that one chunk of 32-bit strings can hold
+
+
+def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+    """The clips (CLIP_SCHEMA, in no order that means anything), the ledger of bad rows, and the counts of both.
+
+    counts: rows_in, filtered, duplicates, ledger, clips. UserError for input that cannot be read or understood.
+    """
+    table = formats.read_all(config.input.path, config.input.format)
+    rows_in = table.frame.height + len(table.bad)
+    kept = _filtered(table.frame, config.input.filter)
+    filtered = table.frame.height - kept.height
+    rows = _with_problems(_clip_columns(_renamed(kept, config.input), table.files, config.input))
+    ledger = _ledger(rows.filter(pl.col("kind").is_not_null()), table)
+    good = rows.filter(pl.col("kind").is_null())
+    clips = _without_duplicates(good.select(CLIP_SCHEMA.names), config.input)
+    counts = {
+        "rows_in": rows_in,
+        "filtered": filtered,
+        "duplicates": good.height - clips.height,
+        "ledger": ledger.num_rows,
+        "clips": clips.height,
+    }
+    if config.catalog.probe:
+        clips = probe.with_durations(clips, config.frames.timeout_seconds)
+    return _to_arrow(clips), ledger, counts
+
+
+def _filtered(frame: pl.DataFrame, expression: str | None) -> pl.DataFrame:
+    if expression is None:
+        return frame
+    try:
+        # SQL of polars: an expression over columns, with no way to run code or read files.
+        return frame.filter(pl.sql_expr(expression))
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"input.filter: {expression!r} does not work on this table: {reason}") from None
+
+
+def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
+    """The table under schema names, with only the columns that are used or pass through."""
+    own = [name for name in frame.columns if name not in (FILE, LINE)]
+    for name, column in config.columns.items():
+        if column not in own:
+            raise UserError(f"input.columns: {name}: the table has no column {column!r}; it has {', '.join(own)}")
+        if name not in COLUMNS and name in RESERVED_FIELDS:
+            raise UserError(f"input.columns: {name!r} is no catalog column; these are {', '.join(COLUMNS)}")
+    names = {column: column for column in own if column not in config.columns}
+    names |= {column: name for name, column in config.columns.items()}
+    if missing := {"video"} - set(names.values()):
+        raise UserError(f"input.columns: no column {missing.pop()!r} in {', '.join(own)}; map it: --input.columns.video NAME")
+    if config.passthrough is not None:
+        if unknown := [name for name in config.passthrough if name not in names.values()]:
+            raise UserError(f"input.passthrough: the table has no column {unknown[0]!r}; it has {', '.join(own)}")
+        wanted = {*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough}
+        names = {column: name for column, name in names.items() if name in wanted}
+    for column, name in names.items():
+        if name in RESERVED_FIELDS and name not in COLUMNS:
+            raise UserError(
+                f"input.path: column {column!r} has a name that the dataset format uses itself; map it to another "
+                f"(--input.columns.NEW_NAME {column}) or list the columns to keep in input.passthrough"
+            )
+    return frame.select(*[pl.col(column).alias(name) for column, name in names.items()], FILE, LINE)
+
+
+def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) -> pl.DataFrame:
+    """CLIP_SCHEMA's columns, FILE, LINE, and what the checks need: whether each given value could be read."""
+    missing = [pl.lit(None, pl.String).alias(name) for name in COLUMNS if name not in frame.columns]
+    substitutes = [pl.col(name).is_not_null() for name in CAPTION_SUBSTITUTES if name in frame.columns]
+    further = [name for name in frame.columns if name not in (*COLUMNS, FILE, LINE)]
+    bases = _bases(files, config.video_root)
+    frame = frame.lazy().with_columns(missing).with_columns(_text("clip_id"), _text("source_id"), _text("video"))
+    relative = ~pl.col("video").str.contains(_ABSOLUTE)
+    base, home = (pl.col(FILE).replace_strict(dict(enumerate(b)), return_dtype=pl.String) for b in zip(*bases))
+    frame = frame.with_columns(
+        # What a row calls its video: ids made of it do not change when the data moves to another folder.
+        named=pl.when(relative).then(pl.concat_str(home, "video")).otherwise("video"),
+        video=pl.when(relative).then(pl.concat_str(base, pl.lit("/"), "video")).otherwise("video"),
+        start_ms=milliseconds(frame.collect_schema(), "start"),
+        end_ms=milliseconds(frame.collect_schema(), "end"),
+        given_ms=milliseconds(frame.collect_schema(), "duration"),
+        position=pl.col("order").cast(pl.Float64, strict=False),
+        captions=_string_list(frame.collect_schema(), "captions"),
+        sentences=_string_list(frame.collect_schema(), "sentences"),
+        split=_text("split"),
+        caption=_text("caption"),
+        excused=pl.any_horizontal(substitutes) if substitutes else pl.lit(False),
+        extra=_extra(frame.collect_schema(), further),
+    )
+    frame = frame.with_columns(
+        caption=pl.coalesce("caption", _nonempty(pl.col("captions").list.first())),
+        duration_ms=pl.coalesce(pl.col("end_ms") - pl.col("start_ms").fill_null(0), "given_ms"),
+        source_id=pl.coalesce("source_id", "named"),
+        clip_id=pl.coalesce("clip_id", _derived_id()),
+    )
+    return frame.collect()
+
+
+def _bases(files: list[str], video_root: str | None) -> list[tuple[str, str]]:
+    """For each table: what its relative videos start from, and its folder as part of their names ("" or "sub/").
+
+    The second keeps equal relative paths in two folders apart.
+    """
+    folders = [file.rsplit("/", 1)[0] for file in files]
+    if video_root is not None:
+        root = video_root if "://" in video_root else os.path.abspath(video_root)
+        return [(root.rstrip("/"), "")] * len(files)
+    common = os.path.commonprefix([f"{folder}/" for folder in folders]).rsplit("/", 1)[0]
+    return [(folder, f"{folder}/".removeprefix(f"{common}/")) for folder in folders]
+
+
+def _nonempty(text: pl.Expr) -> pl.Expr:
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
+def _text(name: str) -> pl.Expr:
+    """A column as text, null where empty."""
+    return _nonempty(pl.col(name).cast(pl.String, strict=False)).alias(name)
+
+
+def _string_list(schema: pl.Schema, name: str) -> pl.Expr:
+    """A list column, or text that holds a JSON list; other text is a list of one."""
+    if isinstance(schema[name], (pl.List, pl.Array)):
+        return pl.col(name).cast(pl.List(pl.String), strict=False)
+    text = _text(name)
+    listed = pl.when(text.str.contains(r"^\s*\[.*\]\s*$")).then(text).str.json_decode(pl.List(pl.String))
+    return pl.coalesce(listed, pl.concat_list(text)).pipe(lambda value: pl.when(text.is_not_null()).then(value))
+
+
+def _derived_id() -> pl.Expr:
+    key = plh.concat_str(
+        "named", *(pl.col(name).cast(pl.String).fill_null("") for name in ("start_ms", "end_ms")), separator="\n"
+    )
+    return key.chash.sha2_256().str.head(_CLIP_ID_DIGITS)
+
+
+def _extra(schema: pl.Schema, names: list[str]) -> pl.Expr:
+    """Further columns as one JSON object a row, names sorted, nulls left out."""
+    fields = []
+    for name in sorted(names):
+        value = _json_ready(name, schema[name])
+        pair = pl.struct(value.alias(name)).struct.json_encode()
+        fields.append(pl.when(value.is_not_null()).then(pair.str.head(-1).str.tail(-1)))
+    if not fields:
+        return pl.lit("{}")
+    return pl.concat_str(pl.lit("{"), pl.concat_str(fields, separator=",", ignore_nulls=True), pl.lit("}"))
+
+
+def _json_ready(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A column in a type that JSON has: NaN is null, times of day and calendars are text."""
+    column = pl.col(name)
+    if dtype.is_float():
+        return pl.when(column.is_finite()).then(column)
+    if dtype.is_temporal() or dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
+    if dtype.is_decimal():
+        return column.cast(pl.Float64)
+    if dtype == pl.Binary:
+        raise UserError(f"input.path: column {name!r} holds bytes, which json cannot carry; list the columns to keep in input.passthrough")
+    return column
+
+
+def _with_problems(frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds kind and message, null for a usable clip."""
+    given = lambda name: pl.col(name).is_not_null()  # noqa: E731
+    unread = lambda text, value: given(text) & _has_text(frame, text) & pl.col(value).is_null()  # noqa: E731
+    no_caption = pl.col("caption").is_null() & ~pl.col("excused")
+    bad_split = given("split") & (~pl.col("split").str.contains(SPLIT_NAME) | pl.col("split").is_in(SPLIT_RESERVED))
+    quoted = lambda name: pl.format("{} is not a time: {}", pl.lit(name), pl.col(name).cast(pl.String))  # noqa: E731
+    problems = [
+        ("empty_video", pl.col("video").is_null(), pl.lit("video is empty")),
+        ("bad_time", unread("start", "start_ms"), quoted("start")),
+        ("bad_time", unread("end", "end_ms"), quoted("end")),
+        ("bad_time", unread("duration", "given_ms"), quoted("duration")),
+        ("negative_start", pl.col("start_ms") < 0, pl.format("start is negative: {} ms", "start_ms")),
+        (
+            "end_before_start",
+            pl.col("end_ms") <= pl.col("start_ms").fill_null(0),
+            pl.format("end {} ms is not after start {} ms", "end_ms", pl.col("start_ms").fill_null(0)),
+        ),
+        ("bad_time", pl.col("given_ms") <= 0, pl.format("duration is not positive: {} ms", "given_ms")),
+        ("bad_order", unread("order", "position"), pl.format("order is not a number: {}", pl.col("order").cast(pl.String))),
+        ("bad_split", bad_split, pl.format("split cannot name a folder of the dataset: {}", "split")),
+        ("empty_caption", no_caption, pl.lit("caption is empty, and there is no label or question")),
+    ]
+    kind = pl.coalesce(pl.when(bad).then(pl.lit(kind)) for kind, bad, _ in problems)
+    message = pl.coalesce(pl.when(bad).then(text) for _, bad, text in problems)
+    return frame.with_columns(kind=kind, message=message).with_columns(order=pl.col("position"))
+
+
+def _has_text(frame: pl.DataFrame, name: str) -> pl.Expr:
+    """False for blank text and for NaN, which are ways of writing null."""
+    dtype = frame.schema[name]
+    if dtype == pl.String:
+        return pl.col(name).str.strip_chars() != ""
+    return pl.col(name).is_not_nan() if dtype.is_float() else pl.lit(True)
+
+
+def _ledger(bad: pl.DataFrame, table: formats.Catalog) -> pa.Table:
+    """Ledger rows of the bad rows and of the lines that are no rows."""
+    rows = bad.select("clip_id", "source_id", "video", "kind", FILE, LINE, "message")
+    unreadable = pl.DataFrame(table.bad, schema={FILE: pl.UInt32, LINE: pl.Int64, "message": pl.String}, orient="row")
+    rows = pl.concat([rows, unreadable.with_columns(kind=pl.lit("bad_row"))], how="diagonal").sort(FILE, LINE)
+    files = pl.Series("file", table.files)
+    where = pl.format("{}:{}: {}", pl.lit(files).gather(pl.col(FILE)), LINE, "message")
+    none = pl.lit(None, pl.String)
+    ledger = rows.select("clip_id", "source_id", "video", "kind", stage=pl.lit("catalog"), message=where, decoder=none)
+    return ledger.select(LEDGER_SCHEMA.names).to_arrow().cast(LEDGER_SCHEMA)
+
+
+def _without_duplicates(clips: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
+    """One clip of each id; which one is a matter of content, not of the order of rows."""
+    if clips["clip_id"].n_unique() == clips.height:
+        return clips
+    repeated = pl.col("clip_id").is_duplicated()
+    candidates = clips.filter(repeated)
+    if config.duplicates == "refuse":
+        raise UserError(
+            f"input.duplicates: clip_id {candidates['clip_id'].min()!r} and {candidates['clip_id'].n_unique() - 1} "
+            "more stand for several rows; make them unique, or set input.duplicates to drop"
+        )
+    by_content = [pl.col(n).list.join("\n") if n in ("captions", "sentences") else pl.col(n) for n in clips.columns]
+    first = candidates.sort(by_content).unique("clip_id", keep="first", maintain_order=True)
+    return pl.concat([clips.filter(~repeated), first])
+
+
+def _to_arrow(clips: pl.DataFrame) -> pa.Table:
+    chunks = [chunk.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(CLIP_SCHEMA) for chunk in clips.iter_slices(_ARROW_CHUNK)]
+    return pa.concat_tables(chunks) if chunks else CLIP_SCHEMA.empty_table()

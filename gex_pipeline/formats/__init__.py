@@ -1,0 +1,86 @@
+"""Readers of input tables: one small module a format, each turning one file into one `Table`."""
+
+import os
+from dataclasses import dataclass
+from typing import Callable
+
+import fsspec
+import polars as pl
+
+from gex_pipeline.formats import delimited, jsonl, parquet
+from gex_pipeline.formats.table import FILE, Table
+from shards.errors import UserError
+
+READERS: dict[str, Callable[[str], Table]] = {
+    "jsonl": jsonl.read,
+    "csv": delimited.read_csv,
+    "tsv": delimited.read_tsv,
+    "parquet": parquet.read,
+}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_COMPRESSION = (".gz", ".bz2", ".xz", ".zst")
+
+
+@dataclass
+class Catalog:
+    """All input tables as one.
+
+    frame: the tables' columns under their own names, with FILE (index into `files`) and LINE.
+    bad: (file index, line, message) of each line that is no row.
+    """
+
+    files: list[str]
+    frame: pl.DataFrame
+    bad: list[tuple[int, int, str]]
+
+
+def read_all(path: str, format: str) -> Catalog:
+    """Read every table that `path` (file, glob or fsspec URL) names. UserError where none can be read."""
+    files = find(path)
+    tables = [_reader(file, format)(file) for file in files]
+    frames = [table.frame.with_columns(pl.lit(i, pl.UInt32).alias(FILE)) for i, table in enumerate(tables)]
+    try:
+        frame = pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"input.path: the tables of {path} do not fit together: {_first_line(error)}") from None
+    bad = [(i, line, message) for i, table in enumerate(tables) for line, message in table.bad]
+    return Catalog(files, frame, bad)
+
+
+def find(path: str) -> list[str]:
+    """Sorted absolute paths or URLs of the tables that `path` names."""
+    if not path:
+        raise UserError("input.path is not set: name the table of clips, e.g. --input.path clips.jsonl")
+    try:
+        fs, pattern = fsspec.core.url_to_fs(path)
+        found = sorted(fs.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
+        if not found or not all(fs.exists(file) for file in found):
+            raise UserError(f"input.path: no file {path}")
+        if any(fs.isdir(file) for file in found):
+            raise UserError(f"input.path: {path} is a folder; name its tables, e.g. {path.rstrip('/')}/*.parquet")
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(f"input.path: cannot read {path}: {_first_line(error)}") from None
+    if "file" in fs.protocol or "local" in fs.protocol:
+        return [os.path.abspath(file) for file in found]
+    return [fs.unstrip_protocol(file) for file in found]
+
+
+def _reader(file: str, format: str) -> Callable[[str], Table]:
+    name = file.lower()
+    for suffix in _COMPRESSION:
+        name = name.removesuffix(suffix)
+    format = _SUFFIXES.get(os.path.splitext(name)[1], format) if format == "auto" else format
+    if format == "auto":
+        raise UserError(f"{file}: its name does not tell the format; set input.format to one of {', '.join(READERS)}")
+    return READERS[format]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

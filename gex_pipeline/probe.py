@@ -1,0 +1,46 @@
+"""Durations of clips that run to the end of their file, by ffprobe."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import polars as pl
+
+WORKERS = 8  # a probe mostly waits: for the disk, the network, its process
+
+
+def with_durations(clips: pl.DataFrame, timeout_seconds: float) -> pl.DataFrame:
+    """`clips` with duration_ms filled in where it and end_ms are null; still null where ffprobe finds none."""
+    unknown = clips.filter(pl.col("duration_ms").is_null())["video"].unique().to_list()
+    if not unknown:
+        return clips
+    with ThreadPoolExecutor(WORKERS) as pool:
+        durations = list(pool.map(lambda video: file_duration_ms(video, timeout_seconds), unknown))
+    files = pl.DataFrame({"video": unknown, "file_ms": durations}, schema={"video": pl.String, "file_ms": pl.Int64})
+    rest = pl.col("file_ms") - pl.col("start_ms").fill_null(0)
+    return (
+        clips.join(files, on="video", how="left")
+        .with_columns(duration_ms=pl.coalesce("duration_ms", pl.when(rest > 0).then(rest)))
+        .drop("file_ms")
+    )
+
+
+def file_duration_ms(video: str, timeout_seconds: float) -> int | None:
+    """A video file's duration; None where ffprobe cannot tell, for extraction to look into."""
+    command = ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", _readable(video)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_seconds)
+        return round(float(done.stdout) * 1000)
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+
+
+def _readable(video: str) -> str:
+    """What ffprobe can open: a path, an http URL, or a signed one where the store gives them."""
+    if "://" not in video or video.startswith(("http://", "https://")):
+        return video
+    fs, path = fsspec.core.url_to_fs(video)
+    try:
+        return fs.sign(path)
+    except NotImplementedError:
+        return video
