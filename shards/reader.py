@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 
 from shards import format, publish, storage, tar
 from shards.errors import DatasetError
-from shards.tar import parse_members
+from shards.tar import TarError, parse_members
 
-__all__ = ["Dataset", "Shard", "group_samples", "index_tar", "iter_shard", "open_dataset", "parse_members"]
+__all__ = [
+    "Dataset", "DatasetError", "Shard", "TarError",
+    "group_samples", "index_tar", "iter_shard", "open_dataset", "parse_members",
+]  # fmt: skip
 
 INDEX_SCHEMA = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("members", pa.int32())])
 
@@ -83,7 +86,7 @@ def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     try:
         with storage.open_read(url) as file:
             yield from group_samples((member.name, member.data) for member in tar.scan(file))
-    except (OSError, tar.TarError) as error:
+    except (OSError, TarError) as error:
         raise DatasetError(f"{url}: cannot read the tar: {_line(error)}") from None
 
 
@@ -100,7 +103,7 @@ def index_tar(url: str) -> pa.Table:
                 members = [member for _, member in group]
                 first, last = members[0].offset, members[-1].end
                 lines.append({"key": key, "offset": first, "size": last - first, "members": len(members)})
-    except (OSError, tar.TarError) as error:
+    except (OSError, TarError) as error:
         raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
     return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
 

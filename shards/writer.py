@@ -72,6 +72,10 @@ class ShardWriter:
             raise ValueError(f"sample {sample_id}: json lacks {', '.join(sorted(missing))}")
         if not frames or len(frames) != len(meta["frame_ms"]):
             raise ValueError(f"sample {sample_id}: {len(frames)} frames for {len(meta['frame_ms'])} timestamps")
+        unknown = texts.keys() - format.TEXT_VIEWS[self.granularity].keys()
+        if unknown:
+            views = ", ".join(format.TEXT_VIEWS[self.granularity])
+            raise ValueError(f"sample {sample_id}: texts {', '.join(sorted(unknown))}, a {self.granularity} sample has {views}")
         members = {"json": format.canonical_json(fields), **format.text_fields(self.granularity, texts)}
         names = ["jpg"] if self.granularity == format.IMAGE else map(format.frame_member, range(len(frames)))
         members.update(zip(names, frames, strict=True))
