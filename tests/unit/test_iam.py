@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.errors import UserError
 from trainer.models.iam import IAM
 
 DIM = 16
@@ -120,5 +121,5 @@ def test_from_the_second_step_on_every_weight_has_a_gradient_and_latents_part():
 
 
 def test_more_units_than_positions_is_refused_by_name():
-    with pytest.raises(ValueError, match="model.positions 12"):
+    with pytest.raises(UserError, match="model.positions 12"):
         trained_iam()(*inputs(units=13), 1)

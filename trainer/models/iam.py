@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shards.errors import UserError
+
 
 class IAM(nn.Module):
     """`#iter` rounds of cross-attention from a few latents to the dense features, all with the same weights.
@@ -69,7 +71,7 @@ class IAM(nn.Module):
         """[B, N, M, D] -> keys and values, [B, heads, N * M, D / heads]."""
         count = dense.shape[1]
         if count > self.positions:
-            raise ValueError(f"{count} frames or sentences, but the model has model.positions {self.positions}")
+            raise UserError(f"{count} frames or sentences, but the model has model.positions {self.positions}")
         x = self.features_norm(dense) + self.position_embedding[:count, None]
         x = x.flatten(1, 2)
         return self._split(self.to_key(x)), self._split(self.to_value(x))

@@ -1,0 +1,130 @@
+"""Checkpoints of a run and the claim to its output folder.
+
+    OUT/run.json                           what the order of samples and the model's shape depend on
+    OUT/checkpoints/step-00001000/         model.safetensors, optimizer.pt and, written last, checkpoint.json
+
+Data order and random numbers are functions of (seed, step), so weights, optimiser and the step are the whole state.
+A checkpoint is written under a temporary name and renamed; it counts only if checkpoint.json is there and every file
+has the size that it lists.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from shards.errors import UserError
+
+MARKER = "checkpoint.json"
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = 1000
+    every_minutes: float = 30.0
+    keep: int = 3  # the newest; older ones are removed
+
+
+def claim(output: Path, identity: dict, resume: bool) -> Path | None:
+    """Check that a folder may hold this run; returns the checkpoint to go on from, if any.
+
+    Raises UserError if the folder holds another run, or this one and `resume` is off.
+    """
+    path = output / "run.json"
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"output: {path} is not readable; choose another folder") from None
+    key = first_difference(stored, json.loads(json.dumps(identity)))
+    if key:
+        raise UserError(f"output: {output} holds a run with another {key}; choose another folder or set it back")
+    if not resume:
+        raise UserError(f"output: {output} holds this run already; remove it, or leave resume on to go on from it")
+    return newest(output)
+
+
+def write_identity(output: Path, identity: dict) -> None:
+    """Claim a folder for a run."""
+    output.mkdir(parents=True, exist_ok=True)
+    _write_whole(output / "run.json", json.dumps(identity, indent=1).encode())
+
+
+def first_difference(stored, wanted, key: str = "") -> str | None:
+    """Dotted key of the first place where two JSON values differ."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in sorted(stored.keys() | wanted.keys()):
+            found = first_difference(stored.get(name), wanted.get(name), f"{key}.{name}".strip("."))
+            if found:
+                return found
+        return None
+    return None if stored == wanted else key
+
+
+def save(output: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+    """Write the state after `step` steps, whole or not at all, and remove all but the `keep` newest checkpoints."""
+    folder = output / "checkpoints"
+    final, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary / "model.safetensors")
+    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    sizes = {}
+    for path in temporary.iterdir():
+        _sync(path)
+        sizes[path.name] = path.stat().st_size
+    _write_whole(temporary / MARKER, json.dumps({"step": step, "files": sizes}).encode())
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    _sync(folder)
+    for old in _whole(output)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest(output: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    return (_whole(output) or [None])[-1]
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore weights and optimiser from a checkpoint; returns the number of steps done."""
+    model.load_state_dict(load_file(path / "model.safetensors"))
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    return json.loads((path / MARKER).read_text())["step"]
+
+
+def _whole(output: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in (output / "checkpoints").glob("step-*") if _is_whole(path))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        sizes = json.loads((path / MARKER).read_text())["files"]
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_bytes(data)
+    _sync(temporary)
+    os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's bytes, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,112 @@
+"""What the scripts can be told, and how they start and end. Keys are dotted paths of these dataclasses."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from shards.errors import UserError
+from trainer.checkpoint import CheckpointConfig
+from trainer.data_config import DataConfig, StreamConfig
+from trainer.losses import LossConfig
+from trainer.models.gexia import ModelConfig
+from trainer.optim import OptimConfig
+
+# Keys of `loader` that change how fast samples come, not which.
+SPEED_KEYS = {"workers", "prefetch", "read_seconds", "stall_seconds", "max_failures"}
+
+
+@dataclass
+class PretrainConfig:
+    """One pretraining run."""
+
+    data: list[str] = field(default_factory=list)  # datasets (folders or URLs), mixed; --data can be repeated
+    output: str = ""  # folder of the run
+    steps: int = 1000
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    streams: dict[str, StreamConfig] = field(default_factory=dict)  # a stream's name -> what it draws
+    loader: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    grad_checkpointing: bool = False  # of the towers: less memory, one more forward pass
+    resume: bool = True  # go on from the newest whole checkpoint in `output`
+    log_every: int = 10  # steps between two lines; metrics.jsonl has every step
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # names that accelerate knows
+
+
+@dataclass
+class EvaluateConfig:
+    """One evaluation of a saved model."""
+
+    checkpoint: str = ""  # folder that save_pretrained wrote (OUT/model)
+    data: list[str] = field(default_factory=list)
+    task: Literal["retrieval"] = "retrieval"
+    output: str | None = None  # folder of retrieval.json and retrieval.md; null: beside the checkpoint
+    split: str = "val"
+    granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])
+    iter: dict[str, dict[str, int]] = field(default_factory=dict)  # granularity -> #iter of video and views
+    frames: dict[str, int] = field(default_factory=dict)  # granularity -> frames of a sample
+    batch: int = 64  # samples encoded at once by a rank
+    workers: int = 2  # processes of a rank that read and decode
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+def check_pretrain(config: PretrainConfig) -> None:
+    """Raise UserError for what the types alone allow but a run does not."""
+    for key in ("data", "output", "streams"):
+        if not getattr(config, key):
+            raise UserError(f"{key}: not given")
+    if config.steps < 1:
+        raise UserError(f"steps: {config.steps} is not positive")
+    for name, stream in config.streams.items():
+        wanted = {"video", *stream.texts}
+        if stream.iter.keys() != wanted:
+            raise UserError(f"streams.{name}.iter: needs exactly the keys {', '.join(sorted(wanted))}")
+        if min(stream.iter.values()) < 0:
+            raise UserError(f"streams.{name}.iter: negative")
+        if stream.frames > config.model.positions:
+            raise UserError(f"streams.{name}.frames: {stream.frames} is over model.positions {config.model.positions}")
+
+
+def run_identity(config: PretrainConfig, digests: list[str]) -> dict:
+    """What a resumed run must share with the run it resumes: the order of samples and the shape of the model."""
+    loader = {key: value for key, value in asdict(config.loader).items() if key not in SPEED_KEYS}
+    streams = {name: asdict(stream) for name, stream in config.streams.items()}
+    return {"seed": config.seed, "data": digests, "model": asdict(config.model), "streams": streams, "loader": loader}
+
+
+def parse(config_class: type, argv: list[str] | None = None):
+    """A config from `--config FILE` and `--key value`; UserError names an unknown key or a wrong type."""
+    parser = ArgumentParser(exit_on_error=False, description=config_class.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file; keys given after it win")
+    parser.add_class_arguments(config_class, skip={"data"})
+    parser.add_argument("--data", type=str, action="append", help="dataset, a folder or URL; can be repeated")
+    try:
+        values = parser.parse_args(argv)
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    values = parser.instantiate(values)
+    values.pop("config")
+    return config_class(**{**values, "data": values["data"] or []})
+
+
+def run_script(config_class: type, job: Callable) -> None:
+    """Parse the command line, run `job(config)`, and turn a UserError into one line and exit code 2.
+
+    Ranks share their mistakes, so rank 0 speaks; another rank speaks only if rank 0 has not ended by then.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        job(parse(config_class))
+    except UserError as error:
+        if rank:
+            time.sleep(5)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,206 @@
+"""The parts of a training loop: a step, the line that tells of it, the signal that ends it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+from tqdm import tqdm
+
+from trainer.config import PretrainConfig
+from trainer.data_config import StreamConfig
+from trainer.losses import LossConfig, contrastive_loss, global_mean
+from trainer.order import derive_key
+
+
+class Diverged(Exception):
+    """A loss or gradient that is not finite; the message names the file with the step's samples."""
+
+
+def create_accelerator(config: PretrainConfig) -> Accelerator:
+    """Processes, device and precision as `accelerate launch` says."""
+    # A step uses the parts that its stream needs: an image at #iter 0 leaves the IAM alone. No buffer ever changes.
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        log_with=config.trackers or None,
+        project_dir=config.output,
+        kwargs_handlers=[wrapper],
+    )
+    one_of_many = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if one_of_many and "ACCELERATE_USE_CPU" in os.environ:
+        print(
+            "warning: 1 process; `accelerate launch --cpu` starts one whatever --num_processes says. For N on the CPU: "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N …",
+            file=sys.stderr,
+        )
+    return accelerator
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Random numbers of the model as a function of (seed, step, rank), so that a resumed run draws the same."""
+    torch.manual_seed(derive_key(seed, "model", step, rank))
+
+
+@dataclass
+class StepResult:
+    losses: dict[str, float]  # text view -> loss of the global batch
+    grad_norm: float
+    scale: float  # 1 / temperature
+    finite: bool  # whether the gradients were, and so whether the weights moved
+
+
+def training_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch,
+    stream: StreamConfig,
+    loss_config: LossConfig,
+    clip_norm: float,
+) -> StepResult:
+    """Forward, backward, update. The loss is the sum over the stream's text views; without finite gradients the
+    weights stay as they are."""
+    device = accelerator.device
+    texts = {view: (text.tokens.to(device), text.mask.to(device)) for view, text in batch.texts.items()}
+    frame_mask = batch.frame_mask.to(device)
+    with accelerator.autocast():
+        out = model(batch.frames.to(device, non_blocking=True), frame_mask, texts, stream.iter)
+    losses = {}
+    for view, (_, mask) in texts.items():
+        valid = frame_mask.any(dim=1) & mask.any(dim=1)
+        text_id = batch.texts[view].text_id.to(device)
+        pair = out["video"], out["texts"][view], text_id, valid
+        losses[view] = contrastive_loss(*pair, out["scale"], out["bias"], loss_config)
+    accelerator.backward(sum(losses.values()))
+    norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+    values = global_mean(torch.stack(list(losses.values()))).tolist()
+    # The gradients are the same on all ranks by now, so all ranks agree.
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(dict(zip(losses, values, strict=True)), float(norm), float(out["scale"]), finite)
+
+
+def dump_divergence(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:
+    """Write which samples a diverged step had, of all ranks, and raise Diverged."""
+    sample_ids = gather_object(batch.sample_ids)
+    path = output / f"diverged-step-{batch.step:08d}.json"
+    if accelerator.is_main_process:
+        found = {"step": batch.step, "stream": batch.stream, "losses": result.losses, "sample_ids": sample_ids}
+        path.write_text(json.dumps(found, indent=1))
+    accelerator.wait_for_everyone()
+    raise Diverged(f"step {batch.step} ({batch.stream}): gradients are not finite; its samples are in {path}")
+
+
+class StopSignal:
+    """SIGTERM or SIGUSR1 to any rank, or the clock of rank 0, agreed on by all ranks between two steps."""
+
+    def __init__(self, save_seconds: float):
+        self._stop = False
+        self._save_seconds, self._saved = save_seconds, time.monotonic()
+        # Not the device's own group: asking through it would wait for the device every step.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_) -> None:
+        self._stop = True
+
+    def agree(self) -> tuple[bool, bool]:
+        """(stop, save): whether to end here, and whether it is time for a checkpoint; the same on all ranks."""
+        due = time.monotonic() - self._saved > self._save_seconds
+        flags = torch.tensor([self._stop, due and (self._group is None or dist.get_rank() == 0)], dtype=torch.int32)
+        if self._group is not None:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flags[0]), bool(flags[1])
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+
+@dataclass
+class Meter:
+    """What happened since the last line."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)  # "stream view" -> values
+    samples: int = 0
+    waited: float = 0.0  # seconds for data
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, stream: str, losses: dict[str, float], samples: int, waited: float) -> None:
+        for view, value in losses.items():
+            self.losses.setdefault(f"{stream} {view}", []).append(value)
+        self.samples += samples
+        self.waited += waited
+
+    def summary(self) -> dict[str, float]:
+        """Means of the losses, samples/s over all ranks, and the share of the time spent waiting for data."""
+        seconds = time.perf_counter() - self.started
+        means = {f"loss/{name.replace(' ', '/')}": sum(v) / len(v) for name, v in self.losses.items()}
+        return {**means, "samples_per_second": self.samples / seconds, "data_wait": self.waited / seconds}
+
+
+class Journal:
+    """What a run says of itself: a line every few steps, metrics.jsonl with every step, and the trackers. Rank 0."""
+
+    def __init__(self, accelerator: Accelerator, config: PretrainConfig, start: int):
+        self._accelerator, self._config = accelerator, config
+        self._meter, self._began, self._start = Meter(), time.perf_counter(), start
+        if config.trackers:
+            accelerator.init_trackers("logs")
+        if accelerator.is_main_process:
+            path = Path(config.output) / "metrics.jsonl"
+            _drop_after(path, start)
+            self._file = path.open("a", buffering=1)
+            self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+
+    def step(self, batch, result: StepResult, lr: float, samples: int, waited: float) -> None:
+        """Note one step; `samples` of all ranks, `waited` seconds for its data."""
+        if not self._accelerator.is_main_process:
+            return
+        self._meter.add(batch.stream, result.losses, samples, waited)
+        state = {"lr": lr, "grad_norm": result.grad_norm, "scale": result.scale}
+        record = {"step": batch.step + 1, "stream": batch.stream, "loss": result.losses, **state}
+        self._file.write(json.dumps(record) + "\n")
+        self._bar.update()
+        if (batch.step + 1) % self._config.log_every == 0 or batch.step + 1 == self._config.steps:
+            self._line(batch.step + 1, {**self._meter.summary(), **state})
+            self._meter = Meter()
+
+    def _line(self, step: int, values: dict[str, float]) -> None:
+        self._accelerator.log(values, step=step)
+        done = step - self._start
+        eta = int((time.perf_counter() - self._began) / done * (self._config.steps - step))
+        losses = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in sorted(values.items()) if k.startswith("loss/")]
+        tqdm.write(
+            f"step {step}/{self._config.steps} | {', '.join(losses)} | {values['samples_per_second']:.0f} samples/s | "
+            f"data wait {values['data_wait']:.0%} | lr {values['lr']:.2e} | grad {values['grad_norm']:.2f} | "
+            f"scale {values['scale']:.1f} | eta {eta // 60}:{eta % 60:02d}"
+        )
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        if self._config.trackers:
+            self._accelerator.end_training()
+        if self._accelerator.is_main_process:
+            self._bar.close()
+            self._file.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Drop the records of steps that a killed run did after its last checkpoint; they are done again."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines(True) if line.endswith("\n") and json.loads(line)["step"] <= step]
+        temporary = path.with_name(f".tmp-{path.name}")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)

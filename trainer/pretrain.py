@@ -1,0 +1,119 @@
+"""Pretraining on multi-grained shards: `accelerate launch trainer/pretrain.py --config … --data DIR --output DIR`.
+
+Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 bad config, data or usage.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from shards.errors import UserError
+from shards.reader import open_dataset
+from trainer import checkpoint
+from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
+from trainer.loop import (
+    Diverged,
+    Journal,
+    StopSignal,
+    create_accelerator,
+    dump_divergence,
+    seed_step,
+    training_step,
+)
+from trainer.models.gexia import GexiaModel
+from trainer.optim import create_optimizer, lr_share, set_lr
+from trainer.stream import Streams
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train a model, from the start or from the newest checkpoint in `output`, and save it to `output`/model."""
+    check_pretrain(config)
+    output = Path(config.output)
+    accelerator = create_accelerator(config)
+    datasets = [open_dataset(url) for url in config.data]
+    identity = run_identity(config, [dataset.manifest["digest"] for dataset in datasets])
+    newest = checkpoint.claim(output, identity, config.resume)
+
+    seed_step(config.seed, -1, rank=0)
+    model = create_model(config)
+    streams = Streams(
+        datasets,
+        config.streams,
+        config.loader,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        model.tokenizer(),
+    )
+    accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
+    if accelerator.is_main_process:
+        checkpoint.write_identity(output, identity)
+    optimizer = create_optimizer(model, config.optim)
+    done = checkpoint.load(newest, model, optimizer) if newest else 0
+    accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
+
+    if done < config.steps and not train(config, accelerator, model, optimizer, streams, done):
+        return
+    if accelerator.is_main_process:
+        model.save_pretrained(output / "model")
+        print(f"saved {output / 'model'}")
+
+
+def create_model(config: PretrainConfig) -> GexiaModel:
+    """The run's model, checked against its loss and its frames."""
+    model = GexiaModel.create(config.model)
+    if config.loader.size != model.image_tower.size:
+        raise UserError(f"loader.size: {config.loader.size}, but the model takes {model.image_tower.size}")
+    if config.loss.kind == "sigmoid" and model.logit_bias is None:
+        raise UserError("loss.kind: sigmoid needs a model with a bias; add init_logit_bias (-10) to its architecture")
+    if config.loss.kind == "infonce" and model.logit_bias is not None:
+        model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model.train()
+
+
+def train(config: PretrainConfig, accelerator, model, optimizer, streams: Streams, done: int) -> bool:
+    """The loop: from step `done` to the end, or until a stop signal; returns whether it reached the end."""
+    output, plain_model = Path(config.output), model
+    model, optimizer = accelerator.prepare(model, optimizer)
+    journal, stop = Journal(accelerator, config, done), StopSignal(60 * config.checkpoint.every_minutes)
+    batches = iter(streams.batches(done, config.steps - done))
+    for step in range(done, config.steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - asked
+
+        share = lr_share(step, config.optim.warmup, config.steps)
+        set_lr(optimizer, share)
+        seed_step(config.seed, step, accelerator.process_index)
+        stream = config.streams[batch.stream]
+        result = training_step(accelerator, model, optimizer, batch, stream, config.loss, config.optim.clip_norm)
+        if not result.finite:
+            dump_divergence(accelerator, output, batch, result)
+        journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
+
+        stopping, due = stop.agree()
+        last = step + 1 == config.steps
+        if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
+            if accelerator.is_main_process:
+                checkpoint.save(output, step + 1, plain_model, optimizer, config.checkpoint.keep)
+            accelerator.wait_for_everyone()
+            stop.saved()
+        if stopping and not last:
+            accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
+            break
+    journal.close()
+    return last
+
+
+def main(config: PretrainConfig) -> None:
+    try:
+        pretrain(config)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(PretrainConfig, main)
