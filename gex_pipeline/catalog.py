@@ -39,11 +39,11 @@ CLIP_SCHEMA = pa.schema(
 COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
 COLUMNS += ("sentences",)
 # A clip of a classification or question set has no caption; these columns excuse it.
-CAPTION_SUBSTITUTES = ("label", "question")
+CAPTION_SUBSTITUTES = ("label", "labels", "target", "question", "questions")
 
 SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 # Folders of the published dataset that hold something else.
-SPLIT_RESERVED = ("commits", "errors", "plan", "summaries")
+SPLIT_RESERVED = ("commits", "errors", "import", "plan", "summaries")
 
 _ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
 _CLIP_ID_DIGITS = 20

@@ -29,29 +29,36 @@ from shards.errors import UserError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: its parser, and the variants that need a choice (the first is the default)."""
+    """One benchmark: its parser, how many frames a sample has by default, and the variants to choose from.
 
-    parse: Callable[..., pa.Table]  # (annotations), or (annotations, variant)
+    Frames are those of CLIP4Clip (MSR-VTT, LSMDC, MSVD: 12; ActivityNet, DiDeMo: 64) and LaViLa (Charades-Ego: 16)
+    where the number is theirs, and ours elsewhere.
+    """
+
+    parse: Callable[..., pa.Table]  # (annotations), or (annotations, variant), or (annotations, paths)
+    frames: int
     variants: tuple[str, ...] = ()
-    default_variant: bool = True
+    default_variant: str | None = None  # None, with variants: one must be named
     from_listing: bool = False  # the samples are the files: the parser gets their paths
 
 
+OFFICIAL_SPLITS = ("1", "2", "3")
+
 BENCHMARKS = {
-    "msrvtt": Benchmark(msrvtt.retrieval, variants=("9k", "7k")),
-    "activitynet": Benchmark(timed_sentences.paragraphs),
-    "lsmdc": Benchmark(lsmdc.read),
-    "didemo": Benchmark(didemo.read),
-    "msvd": Benchmark(msvd.retrieval),
-    "lvu": Benchmark(lvu.read, variants=lvu.TASKS, default_variant=False),
-    "coin": Benchmark(coin.read),
-    "charades_ego": Benchmark(charades_ego.read, variants=tuple(charades_ego.VIEWS)),
-    "how2qa": Benchmark(how2qa.read),
-    "imagenet": Benchmark(imagenet.read, from_listing=True),
-    "msrvtt_qa": Benchmark(msrvtt.question_answering),
-    "msvd_qa": Benchmark(msvd.question_answering),
-    "ucf101": Benchmark(action_lists.ucf101, variants=("1", "2", "3")),
-    "hmdb51": Benchmark(action_lists.hmdb51, variants=("1", "2", "3")),
+    "msrvtt": Benchmark(msrvtt.retrieval, 12, ("9k", "7k"), "9k"),
+    "activitynet": Benchmark(timed_sentences.paragraphs, 64),
+    "lsmdc": Benchmark(lsmdc.read, 12),
+    "didemo": Benchmark(didemo.read, 64),
+    "msvd": Benchmark(msvd.retrieval, 12),
+    "lvu": Benchmark(lvu.read, 64, lvu.TASKS),
+    "coin": Benchmark(coin.read, 64),
+    "charades_ego": Benchmark(charades_ego.read, 16, tuple(charades_ego.VIEWS), "first"),
+    "how2qa": Benchmark(how2qa.read, 16),
+    "imagenet": Benchmark(imagenet.read, 1, from_listing=True),
+    "msrvtt_qa": Benchmark(msrvtt.question_answering, 12),
+    "msvd_qa": Benchmark(msvd.question_answering, 12),
+    "ucf101": Benchmark(action_lists.ucf101, 8, OFFICIAL_SPLITS, "1"),
+    "hmdb51": Benchmark(action_lists.hmdb51, 8, OFFICIAL_SPLITS, "1"),
 }
 
 
@@ -83,8 +90,7 @@ def read(name: str, annotations: str, videos_root: str, variant: str | None = No
 
 
 def _variant(name: str, benchmark: Benchmark, variant: str | None) -> str:
-    if variant is None and benchmark.default_variant:
-        return benchmark.variants[0]
+    variant = benchmark.default_variant if variant is None else variant
     if variant not in benchmark.variants:
         given = f"--variant {variant}: " if variant else ""
         raise UserError(f"{given}{name} needs --variant, one of {', '.join(benchmark.variants)}")

@@ -1,4 +1,4 @@
-"""DiDeMo, paragraph retrieval: `[{"video": "x_123.mov", "description": "cat jumps", "times": [[0, 1], ...]}]` a split."""
+"""DiDeMo, paragraph retrieval; a split is `[{"video": "x_1.mov", "description": "cat jumps", "times": [[0, 1]]}]`."""
 
 import pyarrow as pa
 

@@ -28,10 +28,11 @@ class Annotations:
             self.names = [name]
 
     def find(self, *patterns: str) -> str | None:
-        """The one file whose name fits a pattern (any case); None if there is none, `UserError` if there are several."""
+        """The one file whose name fits a pattern (any case), or None; `UserError` if there are several."""
         fits = [name for name in self.names if any(fnmatch(name.lower(), p.lower()) for p in patterns)]
         if len(fits) > 1:
-            raise UserError(f"--annotations {self.path}: {' and '.join(sorted(fits))} hold the same part; name one file")
+            names = " and ".join(sorted(fits))
+            raise UserError(f"--annotations {self.path}: {names} hold the same part; name one file")
         return self.url(fits[0]) if fits else None
 
     def require(self, *patterns: str) -> str:

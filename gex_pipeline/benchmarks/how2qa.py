@@ -1,11 +1,11 @@
-"""How2QA, multiple choice: the release's csv (no header, times within the whole video) or VALUE's jsonl (60 s windows)."""
+"""How2QA, multiple choice: the release's csv (no header, times in the whole video) or VALUE's jsonl (60 s windows)."""
 
 import pyarrow as pa
 
 from gex_pipeline.benchmarks import records
 from gex_pipeline.benchmarks.files import Annotations, read_csv, read_json_lines, reading
 
-# Files are named how2QA_val_release.csv, how2qa_train_release.jsonl, ...; papers report val ("val public") as their test.
+# how2QA_val_release.csv, how2qa_train_release.jsonl, ...; papers report val ("public val") as their test.
 PARTS = {
     "train": ("how2qa_train_release.*",),
     "val": ("how2qa_val_release.*",),
@@ -49,7 +49,7 @@ def _csv(url: str):
 
 
 def _jsonl(url: str):
-    """`{"vid_name": "x_60_120", "ts": "3.1-9.0", "q": ..., "a0": ..., "a3": ..., "answer_idx": 2}`, times in the window."""
+    """`{"vid_name": "x_60_120", "ts": "3.1-9.0", "q": ..., "a0": ..., "a3": ..., "answer_idx": 2}`."""
     for number, row in enumerate(read_json_lines(url), 1):
         with reading(url, f"line {number}"):
             start, end = map(float, row["ts"].split("-"))

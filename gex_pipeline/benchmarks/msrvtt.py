@@ -19,8 +19,9 @@ def retrieval(annotations: Annotations, train: str) -> pa.Table:
     if "train" in parts:
         captions = _captions(annotations.require(CAPTIONS))
         for row in read_csv_table(parts["train"], ("video_id",)):
-            with reading(parts["train"], f"captions of {row['video_id']} in {CAPTIONS}"):
-                rows.append(records.whole_video(row["video_id"], "train") | records.captioned(captions[row["video_id"]]))
+            video = row["video_id"]
+            with reading(parts["train"], f"captions in {CAPTIONS}"):
+                rows.append(records.whole_video(video, "train") | records.captioned(captions[video]))
     if "test" in parts:
         for row in read_csv_table(parts["test"], ("video_id", "sentence")):
             rows.append(records.whole_video(row["video_id"], "test") | records.captioned([row["sentence"]]))

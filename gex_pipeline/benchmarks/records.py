@@ -43,9 +43,9 @@ def whole_video(name: str, split: str) -> dict:
 
 
 def captioned(captions: list[str]) -> dict:
-    """Text fields of a video with several independent captions."""
-    captions = [clean(caption) for caption in captions]
-    return {"caption": captions[0], "captions": captions}
+    """Text fields of a video with several independent captions; one without any text is left out."""
+    captions = [text for text in map(clean, captions) if text]
+    return {"caption": captions[0] if captions else None, "captions": captions}
 
 
 def paragraph(sentences: list[str]) -> dict:

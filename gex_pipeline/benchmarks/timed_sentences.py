@@ -1,4 +1,4 @@
-"""ActivityNet Captions and YouCook2: `{"v_ID": {"duration": 82.7, "timestamps": [[0.8, 19.9], ...], "sentences": [...]}}`.
+"""ActivityNet Captions and YouCook2: `{"v_ID": {"duration": 82.7, "timestamps": [[0.8, 19.9]], "sentences": ["A"]}}`.
 
 As a benchmark (ActivityNet, paragraph retrieval) one whole video is one sample; as a pretraining catalog each timed
 sentence is a clip of its own.
@@ -39,10 +39,8 @@ def sentences(annotations: Annotations) -> pa.Table:
     for name in annotations.names:
         for video, entry in _entries(annotations.url(name)):
             for number, (sentence, start, end) in enumerate(entry["parts"]):
-                rows.append(
-                    _video(video)
-                    | {"clip_id": f"{video}_{number:03d}", "caption": records.clean(sentence), "start": start, "end": end}
-                )
+                clip = {"clip_id": f"{video}_{number:03d}", "start": start, "end": end}
+                rows.append(_video(video) | clip | {"caption": records.clean(sentence)})
     return records.table(rows)
 
 

@@ -87,7 +87,11 @@ def test_how2qa_loses_no_first_row():
     assert splits(rows) == {"val": 2_852, "test": 2_937}
     first = next(row for row in rows if row["split"] == "val")
     assert (first["video"], first["start"], first["end"]) == ("NOuQuofjk44", 7.2, 18.0)
-    assert (first["question"], first["options"], first["answer"]) == ("how many knife is there?", ["10", "12", "16", "1"], "1")
+    assert (first["question"], first["options"], first["answer"]) == (
+        "how many knife is there?",
+        ["10", "12", "16", "1"],
+        "1",
+    )
     assert all(len(row["options"]) == 4 and row["options"][row["answer_id"]] == row["answer"] for row in rows)
     by_source = {}
     for row in rows:

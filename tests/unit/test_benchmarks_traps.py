@@ -38,7 +38,9 @@ def lsmdc_line(clip, sentence):
 
 def test_lsmdc_repeated_clip_ids_keep_all_their_captions(parse):
     train = lsmdc_line("0001_Film_00.00.10-00.00.14", 'SOMEONE says "hi", waves.')
-    train += lsmdc_line("0002_Other_00.01.00-00.01.04", "A car.") + lsmdc_line("0001_Film_00.00.10-00.00.14", "He leaves.")
+    train += lsmdc_line("0002_Other_00.01.00-00.01.04", "A car.") + lsmdc_line(
+        "0001_Film_00.00.10-00.00.14", "He leaves."
+    )
     test = lsmdc_line("0003_Film_00.00.01-00.00.02", '"Unbalanced.')
     rows = parse("lsmdc", {"LSMDC16_annos_training.csv": train, "LSMDC16_challenge_1000_publictect.csv": test})
     assert fields(rows, "clip_id", "split", "captions") == [
@@ -101,7 +103,9 @@ def test_lvu_rows_are_split_by_white_space(parse):
 
 
 def test_lvu_regression_targets_are_the_published_ones(parse, tmp_path):
-    rows = parse("lvu", {"like_ratio/test.csv": "like_count dislike_count youtube_id imdb_id\n30 10 v1 tt\n"}, "like_ratio")
+    rows = parse(
+        "lvu", {"like_ratio/test.csv": "like_count dislike_count youtube_id imdb_id\n30 10 v1 tt\n"}, "like_ratio"
+    )
     assert rows[0]["target"] == 10 * 30 / 40 - 9.138220535629456
     rows = parse("lvu", {"view_count/val.csv": "view_count youtube_id imdb_id\n1000 v2 tt\n"}, "view_count")
     assert rows[0]["target"] == math.log(1000) - 11.76425435683139
@@ -142,7 +146,16 @@ def test_charades_ego_v1_first_person_test_and_empty_actions(parse):
 
 
 def test_how2qa_windows_and_missing_answers(parse):
-    row = {"qid": 1, "vid_name": "x_y_60_120", "ts": "3.1-9.0", "q": "why?", "a0": "w0", "a1": "w1", "a2": "r", "a3": "w3"}
+    row = {
+        "qid": 1,
+        "vid_name": "x_y_60_120",
+        "ts": "3.1-9.0",
+        "q": "why?",
+        "a0": "w0",
+        "a1": "w1",
+        "a2": "r",
+        "a3": "w3",
+    }
     lines = json.dumps(row | {"answer_idx": 2}) + "\n" + json.dumps(row) + "\n"
     csv = 'abc,[134.15:181.52],same,"b, c",d,what?,same\n'
     rows = parse("how2qa", {"how2qa_train_release.jsonl": lines, "how2QA_val_release.csv": csv})
@@ -228,7 +241,9 @@ def test_wrong_use_is_one_line(parse, name, variant, message):
         parse(name, {}, variant)
 
 
-@pytest.mark.parametrize("content, message", [(b"\xff\xfe", "cannot be read"), (b"{", "not JSON"), (b"[]", "holds a list")])
+@pytest.mark.parametrize(
+    "content, message", [(b"\xff\xfe", "cannot be read"), (b"{", "not JSON"), (b"[]", "holds a list")]
+)
 def test_broken_files_are_named(parse, content, message):
     with pytest.raises(UserError, match=f"COIN.json: {message}"):
         parse("coin", {"COIN.json": content})
@@ -246,7 +261,16 @@ def found(root, *rows):
 
 
 def test_videos_are_found_by_name_under_any_ending(tmp_path):
-    touch(tmp_path, "deep/er/a.webm", "a.mp4", "0001_Film_00.00.10-00.00.14.avi", "b.MKV", "x.mov.mp4", "notes.txt", ".c.mp4")
+    touch(
+        tmp_path,
+        "deep/er/a.webm",
+        "a.mp4",
+        "0001_Film_00.00.10-00.00.14.avi",
+        "b.MKV",
+        "x.mov.mp4",
+        "notes.txt",
+        ".c.mp4",
+    )
     touch(tmp_path, "c.mp4.part", "d.flv")
     names = ["a", "0001_Film_00.00.10-00.00.14", "b.avi", "x.mov", "Archery/d.avi", "c", "c"]
     paths, _, coverage = found(tmp_path, *({"video": name} for name in names))
@@ -293,7 +317,9 @@ def test_videos_are_listed_once_through_links_and_urls(tmp_path):
 
 def test_a_half_found_video_counts_as_missing(tmp_path):
     touch(tmp_path, "x_0_60.mp4")
-    windows = [{"video": "x", "alt_video": f"x_{s}_{s + 60}", "alt_shift": -float(s), "start": s + 1.0} for s in (0, 60)]
+    windows = [
+        {"video": "x", "alt_video": f"x_{s}_{s + 60}", "alt_shift": -float(s), "start": s + 1.0} for s in (0, 60)
+    ]
     paths, rows, coverage = found(tmp_path, *windows)
     assert paths == ["x_0_60.mp4", "x.mp4"] and fields(rows, "start") == [(1.0,), (61.0,)]
     assert str(coverage) == "0 of 1 videos"
@@ -301,7 +327,10 @@ def test_a_half_found_video_counts_as_missing(tmp_path):
 
 def test_whole_read_drops_columns_that_nobody_fills(parse, tmp_path):
     touch(tmp_path / "v", "a.mp4")
-    parse("coin", {"COIN.json": {"database": {"a": {"duration": 1, "class": "X", "subset": "training", "recipe_type": 0}}}})
+    parse(
+        "coin",
+        {"COIN.json": {"database": {"a": {"duration": 1, "class": "X", "subset": "training", "recipe_type": 0}}}},
+    )
     table, coverage = benchmarks.read("coin", str(tmp_path / "COIN.json"), str(tmp_path / "v"))
     assert table.column_names == ["clip_id", "source_id", "video", "duration", "split", "label", "label_id"]
     assert str(coverage) == "1 of 1 videos"
