@@ -1,0 +1,178 @@
+"""Long samples of a row, cut from its short tar: the JPEG bytes of its clips, their joined captions, the summary.
+
+Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips`. The long
+text is their captions in order, each ended by a full stop where it has no stop of its own. `frames.per_long` frames
+are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each clip; a clip never shows one of
+its stored frames twice, so few clips give fewer frames.
+"""
+
+import itertools
+import json
+import time
+
+import pyarrow as pa
+
+from gex_pipeline import extract, identity, plan, summaries
+from gex_pipeline.config import ExpandConfig
+from gex_pipeline.errors import Transient
+from gex_pipeline.sentences import ended
+from gex_pipeline.summaries import LongText
+from shards import format, publish, storage, tar
+from shards.reader import read_parquet
+from shards.writer import ShardWriter, parquet_bytes
+
+# Of groups whose clips are of several sources (integrate.by random).
+MIXED_SOURCES = "mixed"
+
+
+def long_texts(root: str, row: int, config: ExpandConfig) -> list[LongText]:
+    """The texts of a row's long samples, in order; empty where it has none."""
+    if format.LONG not in config.output.granularities:
+        return []
+    clips = plan.read_row(root, row).to_pylist()
+    offsets = _short_samples(root, clips[0]["split"], row)
+    return [_long_text(group, config) for group in _surviving_groups(clips, offsets, config)]
+
+
+def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
+    """Write a row's long tar and ledger, then its commit record, and return the record that counts.
+
+    Raises Transient where the row must stay pending.
+    """
+    started = time.time()
+    receipt = json.loads(storage.read_bytes(extract.receipt_url(root, row)))
+    shards, generated = dict(receipt["shards"]), None
+    try:
+        if format.LONG in config.output.granularities:
+            shards[format.LONG], generated = _write_long(root, row, receipt["split"], config)
+        _write_ledger(root, row, receipt["errors"])
+        record = _record(receipt, shards, generated, started)
+        if not publish.write_commit(root, row, record):
+            record = json.loads(storage.read_bytes(storage.join(root, format.commit_path(row))))
+    except OSError as error:
+        raise Transient(f"row {row}: {error}") from error
+    return record
+
+
+def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[dict | None, dict]:
+    """What the writer says of the long tar, and how many of its summaries are of which status."""
+    clips = plan.read_row(root, row).to_pylist()
+    offsets = _short_samples(root, split, row)
+    groups = _surviving_groups(clips, offsets, config)
+    generated = {line["sample_id"]: line for line in summaries.read(root, row).to_pylist()} if groups else {}
+    short_tar = storage.join(root, format.shard_path(split, format.SHORT, row))
+    with ShardWriter(root, split, format.LONG, row) as writer:
+        for group in groups:
+            text = _long_text(group, config)
+            samples = [_read_sample(short_tar, *offsets[clip["clip_id"]]) for clip in group]
+            _add_long(writer, group, samples, text, generated[text.sample_id], config)
+        shard = writer.close()
+    counts = {}
+    for line in generated.values():
+        counts[line["status"]] = counts.get(line["status"], 0) + 1
+    return shard, counts
+
+
+def _add_long(writer: ShardWriter, group, samples, text: LongText, summary: dict, config: ExpandConfig) -> None:
+    frames, frame_ms, clips = [], [], []
+    per_clip = shares(config.frames.per_long, len(group))
+    for clip, (meta, jpegs), share in zip(group, samples, per_clip):
+        first = len(frames)
+        for i in evenly(len(jpegs), share):
+            frames.append(jpegs[i])
+            frame_ms.append(meta["frame_ms"][i])
+        shown = {name: meta[name] for name in ("clip_id", "video", "start_ms", "end_ms", "caption")}
+        clips.append({**shown, "frames": [first, len(frames)]})
+    metas = [meta for meta, _ in samples]
+    writer.add(
+        sample_id=text.sample_id,
+        source_id=_source_id(group),
+        clip_ids=[clip["clip_id"] for clip in group],
+        meta={
+            "clips": clips,
+            "sentences": {"long": text.sentences, "summary": summary["sentences"]},
+            "summary": {name: summary[name] for name in ("status", "reason", "backend", "model", "prompt", "key")},
+            "frame_ms": frame_ms,
+            "width": metas[0]["width"],
+            "height": metas[0]["height"],
+        },
+        texts={"long": text.text, "summary": summary["summary"]},
+        frames=frames,
+        duration_ms=sum(meta["duration_ms"] for meta in metas),
+        decoder="+".join(sorted({meta["decoder"] for meta in metas})),
+    )
+
+
+def shares(total: int, clips: int) -> list[int]:
+    """`total` frames dealt to clips so that any two differ by at most one: shares(32, 5) = [6, 6, 7, 6, 7]."""
+    return [(i + 1) * total // clips - i * total // clips for i in range(clips)]
+
+
+def evenly(available: int, wanted: int) -> list[int]:
+    """Positions of `wanted` of `available` frames at even midpoints; all of them where there are no more."""
+    if wanted >= available:
+        return list(range(available))
+    return [(2 * i + 1) * available // (2 * wanted) for i in range(wanted)]
+
+
+def _surviving_groups(clips: list[dict], offsets: dict, config: ExpandConfig) -> list[list[dict]]:
+    """Groups that make a long sample, without their failed clips."""
+    planned = [list(group) for _, group in itertools.groupby(clips, key=lambda clip: clip["group"])]
+    alive = [[clip for clip in group if clip["clip_id"] in offsets] for group in planned if group[0]["long"]]
+    return [group for group in alive if len(group) >= config.integrate.min_clips]
+
+
+def _long_text(group: list[dict], config: ExpandConfig) -> LongText:
+    ids = [clip["clip_id"] for clip in group]
+    name = format.sample_id(format.LONG, _source_id(group), ids, identity.sample_parameters(config))
+    captions = [ended(clip["caption"].strip()) for clip in group if clip["caption"]]
+    parts = [ended(sentence) for clip in group for sentence in extract.caption_sentences(clip)]
+    return LongText(name, " ".join(captions), parts)
+
+
+def _source_id(group: list[dict]) -> str:
+    sources = {clip["source_id"] for clip in group}
+    return sources.pop() if len(sources) == 1 else MIXED_SOURCES
+
+
+def _short_samples(root: str, split: str, row: int) -> dict[str, tuple[int, int]]:
+    """clip_id -> (offset, size) in the row's short tar, of the clips that were extracted."""
+    url = storage.join(root, format.sidecar_path(format.shard_path(split, format.SHORT, row)))
+    if not storage.exists(url):
+        return {}
+    lines = read_parquet(url, format.SIDECAR_SCHEMA).to_pylist()
+    return {line["clip_ids"][0]: (line["offset"], line["size"]) for line in lines if line["status"] == "ok"}
+
+
+def _read_sample(url: str, offset: int, size: int) -> tuple[dict, list[bytes]]:
+    """A short sample's json and its JPEGs."""
+    members = tar.parse_members(storage.read_range(url, offset, size))
+    return json.loads(bytes(members[0][1])), [bytes(data) for name, data in members if name.endswith(".jpg")]
+
+
+def _write_ledger(root: str, row: int, errors: list[dict]) -> None:
+    url = storage.join(root, "errors", f"{row:05d}.parquet")
+    if errors or storage.exists(url):  # a row that was redone may have healed
+        table = pa.Table.from_pylist(errors, schema=format.LEDGER_SCHEMA)
+        storage.write_bytes_atomic(url, parquet_bytes(table))
+
+
+def _record(receipt: dict, shards: dict, generated: dict | None, started: float) -> dict:
+    """The commit record; its statistics have the names that video2dataset's `_stats.json` has."""
+    kinds = {}
+    for error in receipt["errors"]:
+        kinds[error["kind"]] = kinds.get(error["kind"], 0) + 1
+    successes = max((shard["samples"] for name, shard in shards.items() if shard and name != format.LONG), default=0)
+    ended_at = time.time()
+    return {
+        **{name: receipt[name] for name in ("row", "split", "plan_digest", "config_digest", "versions")},
+        "shards": shards,
+        "summaries": generated,
+        "count": successes + len(receipt["errors"]),
+        "successes": successes,
+        "failed_to_subsample": len(receipt["errors"]),
+        "status_dict": {"success": successes, **kinds},
+        "start_time": round(started - receipt["seconds"], 3),
+        "end_time": round(ended_at, 3),
+        "duration": round(ended_at - started + receipt["seconds"], 3),
+    }

@@ -1,0 +1,213 @@
+"""The parent's side of `decode_child`: clips of a video, whatever the decoder does.
+
+A child lives as long as its worker process and takes one video after another. No sign of life for
+`frames.timeout_seconds`, or a crash, costs the clip in progress; the rest of the video goes on in a new child. A video
+that costs two children is quarantined: its remaining clips fail without another try.
+"""
+
+import atexit
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gex_pipeline.config import FramesConfig
+from gex_pipeline.decode_child import pack, unpack
+from gex_pipeline.errors import TRANSIENT_ERRNOS, Transient
+
+_START_SECONDS = 120  # for a new child on a machine that is very busy
+_MAX_DEATHS = 2
+_READ_SIZE = 1 << 20
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A clip's evenly spread frames and its middle frame as JPEG; times in ms of the video, sides in pixels."""
+
+    clip_id: str
+    frames: list[bytes]
+    frame_ms: list[int]
+    middle: bytes
+    middle_ms: int
+    duration_ms: int
+    width: int
+    height: int
+    decoder: str
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    clip_id: str
+    kind: str
+    message: str
+    decoder: str | None = None
+
+
+class ChildDied(Exception):
+    """`kind` is timeout, crash, or killed: a SIGKILL that was not ours says nothing about the video."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def read_clips(
+    path: str, requests: list[tuple[str, int | None, int | None]], config: FramesConfig
+) -> Iterator[DecodedClip | FailedClip]:
+    """One result per request (clip_id, start_ms, end_ms) of a local video file, in the order in which they finish.
+
+    Raises Transient where reading failed for a reason that is not the video's.
+    """
+    remaining = {request[0]: request for request in requests}
+    deaths, spared = 0, set()
+    while remaining:
+        awaited = None
+        try:
+            for head, body in _child().run(_job(path, list(remaining.values()), config), config.timeout_seconds):
+                if head["type"] == "waiting":
+                    awaited = head["clip_id"] or awaited
+                elif head["type"] == "video_error":
+                    yield from (FailedClip(clip_id, head["kind"], head["message"]) for clip_id in remaining)
+                    return
+                elif head["type"] == "os_error":
+                    yield from _os_error(path, head, remaining)
+                    return
+                else:
+                    del remaining[head["clip_id"]]
+                    yield _result(head, body)
+            assert not remaining, f"{path}: the decoder forgot {list(remaining)}"
+        except ChildDied as death:
+            blamed = awaited if awaited in remaining else next(iter(remaining))
+            if death.kind == "killed" and blamed not in spared:
+                spared.add(blamed)  # the first time it may have been anybody; the second time it is the clip's memory
+                continue
+            deaths += 1
+            del remaining[blamed]
+            yield FailedClip(blamed, "timeout" if death.kind == "timeout" else "crash", str(death))
+            if deaths == _MAX_DEATHS:
+                message = f"not tried: this video cost {deaths} decoder processes, the last: {death}"
+                yield from (FailedClip(clip_id, "quarantined", message) for clip_id in remaining)
+                return
+
+
+def _job(path: str, requests: list, config: FramesConfig) -> bytes:
+    settings = {"per_clip": config.per_clip, "short_side": config.short_side, "quality": config.quality}
+    return pack({"path": path, "requests": requests, **settings})
+
+
+def _os_error(path: str, head: dict, remaining) -> Iterator[FailedClip]:
+    if head["errno"] in TRANSIENT_ERRNOS:
+        raise Transient(f"{path}: {head['message']}")
+    return (FailedClip(clip_id, "unreadable", head["message"]) for clip_id in remaining)
+
+
+def _result(head: dict, body: bytes) -> DecodedClip | FailedClip:
+    fields = {name: value for name, value in head.items() if name != "type"}
+    if head["type"] == "failure":
+        return FailedClip(**fields)
+    ends = [sum(fields["sizes"][: i + 1]) for i in range(len(fields["sizes"]))]
+    distinct = [body[end - size : end] for end, size in zip(ends, fields.pop("sizes"))]
+    *frames, middle = [distinct[i] for i in fields.pop("frames")]
+    return DecodedClip(frames=frames, middle=middle, **fields)
+
+
+class _Child:
+    """A running decode_child. After ChildDied it is gone."""
+
+    def __init__(self):
+        root = str(Path(__file__).parents[1])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gex_pipeline.decode_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # its own process group, to be killed whole
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            bufsize=0,
+        )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._buffer = bytearray()
+        self._next(_START_SECONDS)  # ready
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, job: bytes, timeout: float) -> Iterator[tuple[dict, bytes]]:
+        """Messages of one job, until it is done."""
+        finished = False
+        try:
+            try:
+                self._process.stdin.write(job)
+            except BrokenPipeError:
+                raise self._died() from None
+            while True:
+                head, body = self._next(timeout)
+                if head["type"] == "done":
+                    finished = True
+                    return
+                if head["type"] == "bug":
+                    raise RuntimeError(f"decode_child: {head['message']}")
+                finished = head["type"] in ("video_error", "os_error")
+                yield head, body
+        finally:
+            if not finished:  # also when the caller gave up: the rest of the job must not reach the next one
+                self.kill()
+
+    def kill(self) -> None:
+        """End it and its process group, and leave no zombie."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._selector.close()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _next(self, timeout: float) -> tuple[dict, bytes]:
+        return unpack(lambda size: self._read(size, timeout))
+
+    def _read(self, size: int, timeout: float) -> bytes:
+        """Exactly `size` bytes; any byte that comes is a sign of life and starts the time-out anew."""
+        while len(self._buffer) < size:
+            if not self._selector.select(timeout):
+                raise ChildDied("timeout", f"no sign of life from the decoder for {timeout:g} s")
+            data = os.read(self._process.stdout.fileno(), _READ_SIZE)
+            if not data:
+                raise self._died()
+            self._buffer += data
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _died(self) -> ChildDied:
+        status = self._process.wait()
+        if status == -signal.SIGKILL:
+            return ChildDied("killed", "the decoder process was killed (out of memory?)")
+        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        return ChildDied("crash", f"the decoder process died: {name}")
+
+
+_current: _Child | None = None
+
+
+def _child() -> _Child:
+    """This worker process's child; started at the first use and after each death."""
+    global _current
+    if _current is None or not _current.alive():
+        close()
+        _current = _Child()
+    return _current
+
+
+@atexit.register
+def close() -> None:
+    """End the child, if there is one."""
+    global _current
+    if _current is not None:
+        _current.kill()
+        _current = None

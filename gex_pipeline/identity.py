@@ -1,0 +1,35 @@
+"""What decides a dataset's bytes, as digests: so that a run knows its own dataset again, on any cluster."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+
+from gex_pipeline.config import ExpandConfig
+from gex_pipeline.llm import prompt
+from shards.format import digest
+
+# Software that shapes the bytes.
+_PACKAGES = ("av", "decord", "simplejpeg", "numpy", "gexia")
+# Keys of frames.* and compress.* that only say how the work is done.
+_HOW = {"timeout_seconds", "batch_size", "reuse", "prompt"}
+
+
+def frame_settings(config: ExpandConfig) -> dict:
+    """Every setting that shapes stored frames."""
+    return {name: value for name, value in asdict(config.frames).items() if name not in _HOW}
+
+
+def config_digest(config: ExpandConfig) -> str:
+    """Over the settings that shape the bytes; the clips themselves are in the plan's digest."""
+    compress = {name: value for name, value in asdict(config.compress).items() if name not in _HOW}
+    compress["prompt"] = prompt.load(config.compress.prompt, config.compress.max_words).digest
+    granularities = sorted(config.output.granularities)
+    return digest({"frames": frame_settings(config), "compress": compress, "granularities": granularities})
+
+
+def sample_parameters(config: ExpandConfig) -> str:
+    """The last part of a sample's identity (`shards.format.sample_id`)."""
+    return digest(frame_settings(config))
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
