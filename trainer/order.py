@@ -192,6 +192,7 @@ class Walk:
         self._epoch = -1
         self._numbers = np.full(len(self.lanes), -1, dtype=np.int64)
         self._windows = np.full((len(self.lanes), part.window_steps * part.per_lane), -1, dtype=np.int64)
+        self.lengths = np.zeros(len(self.lanes), dtype=np.int64)  # samples in each lane's current window
 
     def at(self, step: int) -> Draw:
         """The draw of the part's step."""
@@ -201,13 +202,13 @@ class Walk:
         if opened.size:
             self._windows[opened] = self.part.draws(epoch, self.lanes[opened], numbers[opened])
             self._numbers, self._epoch = numbers, epoch
+            self.lengths[opened] = (self._windows[opened] >= 0).sum(axis=1)
         columns = drawn[:, None] + np.arange(self.part.per_lane)
         return Draw(epoch, numbers, drawn, np.take_along_axis(self._windows, columns, axis=1), opened)
 
     def window(self, lane: int) -> np.ndarray:
         """All samples of the current window of `self.lanes[lane]`, in the order they are drawn."""
-        row = self._windows[lane]
-        return row[row >= 0]
+        return self._windows[lane, : self.lengths[lane]]
 
 
 class Stream:
@@ -257,15 +258,15 @@ class Stream:
         each = self.lanes // world_size
         return np.arange(rank * each, (rank + 1) * each)
 
-    def walks(self, rank: int, world_size: int) -> list[tuple[Walk, np.ndarray]]:
-        """For each part that the rank's lanes draw from: a walk, and the batch row of each of its draws."""
+    def walks(self, rank: int, world_size: int) -> list[tuple[int, Walk, np.ndarray]]:
+        """For each part that the rank's lanes draw from: its number, a walk, and the batch row of each draw."""
         lanes = self.rank_lanes(rank, world_size)
         walks = []
-        for i, part in enumerate(self.parts):
-            mine = np.flatnonzero(self._lane_part[lanes] == i)
+        for number, part in enumerate(self.parts):
+            mine = np.flatnonzero(self._lane_part[lanes] == number)
             if mine.size:
                 rows = mine[:, None] * self.per_lane + np.arange(self.per_lane)
-                walks.append((Walk(part, self._lane_index[lanes[mine]]), rows))
+                walks.append((number, Walk(part, self._lane_index[lanes[mine]]), rows))
         return walks
 
 

@@ -1,0 +1,248 @@
+"""Batches of the streams: exact, elastic, resumable by the step alone.
+
+`Streams` trains: an endless mix of streams by weight, in the order of `order.py`. `evaluation_batches` walks a split
+once. Both read and decode in worker processes (`pool.py`) that do not matter to what comes out.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from shards import format
+from shards.errors import UserError
+from shards.reader import Dataset, Shard
+from trainer.data_config import DataConfig, StreamConfig
+from trainer.decode import Decoded, Recipe
+from trainer.index import Index
+from trainer.order import Order, Stream
+from trainer.plan import BatchPlan, evaluation_plans, training_plans
+from trainer.pool import Pool
+from trainer.texts import TextBatch, TextEncoder, Tokenizer
+from trainer.work import Row
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Batch:
+    """A rank's share of a step. The frames stay valid as long as somebody holds the tensor."""
+
+    stream: str
+    step: int
+    frames: torch.Tensor  # uint8 [B, T, 3, H, W], a view of channels-last memory
+    frame_mask: torch.Tensor  # bool [B, T]
+    texts: dict[str, TextBatch]
+    sample_ids: list[str]
+    sentences: dict[str, list[list[str]]]  # the texts themselves, by view
+
+
+class Streams:
+    """The training streams of one rank.
+
+    datasets: published datasets. configs: stream name -> what it draws. The order depends on them, on `seed` and on
+    the order-relevant part of `data`; not on `world_size`, workers or prefetching. Raises UserError for settings that
+    do not fit (see `order.Stream`), and for views or splits that the data does not have.
+    """
+
+    def __init__(
+        self,
+        datasets: list[Dataset],
+        configs: dict[str, StreamConfig],
+        data: DataConfig,
+        seed: int,
+        rank: int,
+        world_size: int,
+        tokenizer: Tokenizer,
+    ):
+        if data.weights is not None and len(data.weights) != len(datasets):
+            raise UserError(f"data.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each")
+        self._rank, self._world_size = rank, world_size
+        self._indices: dict[str, list[Index]] = {}
+        self._recipes: dict[str, Recipe] = {}
+        streams, urls = [], []
+        for name, config in configs.items():
+            parts, weights = _parts(name, config, datasets, data)
+            self._indices[name] = []
+            for shards in parts:
+                self._indices[name].append(Index(shards, first=len(urls)))
+                urls += self._indices[name][-1].urls
+            streams.append(_order(name, config, parts, weights, data, seed))
+            streams[-1].rank_lanes(rank, world_size)
+            self._recipes[name] = Recipe(
+                granularity=config.folder,
+                views=tuple(config.texts),
+                frames=config.frames,
+                size=data.size,
+                random_frames=data.frame_sampling == "random",
+                random_crop=data.crop == "random",
+                seed=seed,
+            )
+        self.order = Order(streams, [config.weight for config in configs.values()])
+        for index in (index for indices in self._indices.values() for index in indices):
+            index.check_sizes()
+        self._digests = {
+            "data": format.digest([dataset.manifest["digest"] for dataset in datasets]),
+            "order": format.digest(
+                {
+                    "seed": seed,
+                    "streams": {n: [c.folder, c.batch, c.lanes, str(c.weight)] for n, c in configs.items()},
+                    "data": [data.split, data.weights and [str(w) for w in data.weights], data.block, data.window_mb],
+                }
+            ),
+        }
+        rows = {name: config.batch // world_size for name, config in configs.items()}
+        largest = max(rows[name] * config.frames for name, config in configs.items())
+        self._assemble = _Assembler(tokenizer, data.max_failures, urls)
+        self._pool = Pool(urls, data, largest * data.size**2 * 3)
+
+    def batches(self, start_step: int, steps: int) -> Iterator[Batch]:
+        """The rank's batches of the steps [start_step, start_step + steps), each step's the same whatever the start."""
+        plans = training_plans(
+            self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps
+        )
+        for plan, frames, rows in self._pool.run(plans):
+            yield self._assemble(plan, frames, rows)
+
+    @property
+    def failures(self) -> Counter:
+        """How many samples this rank replaced, by (kind, tar)."""
+        return self._assemble.failures
+
+    def state_dict(self, step: int) -> dict:
+        """What a checkpoint keeps of the stream: the next step, and what its meaning depends on."""
+        return {"step": step, **self._digests}
+
+    def load_state_dict(self, state: dict, force: bool = False) -> int:
+        """The step to go on from. UserError if the data or the order-relevant config is not the checkpoint's, unless
+        `force`."""
+        changed = [name for name, digest in self._digests.items() if state.get(name) != digest]
+        if changed and not force:
+            what = {"data": "the datasets (--data)", "order": "seed, streams or data config"}
+            raise UserError(
+                f"the checkpoint was made with other {' and '.join(what[name] for name in changed)}: its step means "
+                "other samples here; restore them, or resume with force"
+            )
+        return state["step"]
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    split: str,
+    granularity: str,
+    views: list[str],
+    frames: int,
+    batch: int,
+    rank: int,
+    world_size: int,
+    data: DataConfig,
+    tokenizer: Tokenizer,
+) -> Iterator[Batch]:
+    """Every sample of a split once over the ranks, in order: rank r has the r-th run. Centred frames and crops.
+
+    `batch` is this rank's; the last batch is smaller. A sample that cannot be read is left out, and logged.
+    """
+    index = Index([(dataset, shard) for shard in dataset.select(split, granularity)])
+    if not index.shards:
+        raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
+    index.check_sizes()
+    recipe = Recipe(granularity, tuple(views), frames, data.size, random_frames=False, random_crop=False, seed=0)
+    assemble = _Assembler(tokenizer, data.max_failures, index.urls)
+    pool = Pool(index.urls, data, batch * frames * data.size**2 * 3)
+    try:
+        for plan, pixels, rows in pool.run(evaluation_plans(index, recipe, batch, rank, world_size, granularity)):
+            if any(row.decoded for row in rows):
+                yield assemble(plan, pixels, rows)
+    finally:
+        pool.close()
+
+
+def _parts(
+    name: str, config: StreamConfig, datasets: list[Dataset], data: DataConfig
+) -> tuple[list[list[tuple[Dataset, Shard]]], list[float]]:
+    """The stream's shards, in parts that each count their own epochs, and the parts' weights.
+
+    Without data.weights all datasets are one part, so every sample comes once an epoch; with them each is its own.
+    """
+    unknown = set(config.texts) - set(format.TEXT_VIEWS[config.folder])
+    if unknown or not config.texts:
+        raise UserError(
+            f"streams.{name}.texts: {config.folder} samples have the views "
+            f"{', '.join(format.TEXT_VIEWS[config.folder])}; got {', '.join(config.texts) or 'none'}"
+        )
+    found = [[(dataset, shard) for shard in dataset.select(data.split, config.folder)] for dataset in datasets]
+    for dataset, shards in zip(datasets, found):
+        if not shards and (data.weights is not None or not any(found)):
+            raise UserError(f"stream {name}: {dataset.url} has no {config.folder} samples in the split {data.split}")
+    if data.weights is None:
+        return [[pair for shards in found for pair in shards]], [1.0]
+    return found, data.weights
+
+
+def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: int) -> Stream:
+    shards = [shard for part in parts for _, shard in part]
+    sample_bytes = sum(shard.bytes for shard in shards) / max(1, sum(shard.samples for shard in shards))
+    return Stream(
+        name,
+        parts=[[shard.samples for _, shard in part] for part in parts],
+        part_weights=weights,
+        batch=config.batch,
+        lanes=config.lanes or config.batch,
+        block=data.block,
+        window_samples=int(data.window_mb * 2**20 / max(1.0, sample_bytes)),
+        seed=seed,
+    )
+
+
+class _Assembler:
+    """Decoded rows -> Batch; counts what failed."""
+
+    def __init__(self, tokenizer: Tokenizer, max_failures: int, urls: list[str]):
+        self._encode, self._max_failures, self._urls = TextEncoder(tokenizer), max_failures, urls
+        self.failures: Counter = Counter()
+
+    def __call__(self, plan: BatchPlan, frames: torch.Tensor, rows: list[Row]) -> Batch:
+        for row in rows:
+            self._count(row, plan)
+        kept = [row for row in rows if row.decoded is not None]
+        if len(kept) < len(rows):
+            frames = frames[[row.row for row in kept]]
+        decoded: list[Decoded] = [row.decoded for row in kept]
+        counts = torch.tensor([sample.frames for sample in decoded])
+        sentences = {view: [sample.sentences[view] for sample in decoded] for view in plan.recipe.views}
+        return Batch(
+            stream=plan.stream,
+            step=plan.step,
+            frames=frames.permute(0, 1, 4, 2, 3),
+            frame_mask=torch.arange(plan.recipe.frames) < counts[:, None],
+            texts={view: self._encode(texts) for view, texts in sentences.items()},
+            sample_ids=[sample.sample_id for sample in decoded],
+            sentences=sentences,
+        )
+
+    def _count(self, row: Row, plan: BatchPlan) -> None:
+        for failure in row.failures:
+            where = failure.kind, self._urls[failure.shard]
+            self.failures[where] += 1
+            if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
+                outcome = "replaced" if plan.replace else "left out"
+                logger.warning("%s: %s sample %s: %s", where[1], failure.kind, outcome, failure.message)
+        if self.failures.total() > self._max_failures:
+            raise UserError(f"more than data.max_failures={self._max_failures} bad samples: {self._summary()}")
+        if row.decoded is None and plan.replace:
+            raise UserError(f"stream {plan.stream}, step {plan.step}: no sample of a whole window can be read: {self._summary()}")
+
+    def _summary(self) -> str:
+        worst = [f"{count} {kind} in {url}" for (kind, url), count in self.failures.most_common(3)]
+        return "; ".join(worst) + (f"; and {len(self.failures) - 3} more" if len(self.failures) > 3 else "")

@@ -1,0 +1,148 @@
+"""The work of a batch, as data and as functions of it: what both the main process and its workers import."""
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards import storage
+from trainer.decode import Decoded, Recipe, SampleError, decode_sample
+
+_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class ByteStore:
+    """Sample bytes that processes share: an anonymous file in memory, which is gone with its last process.
+
+    Regions are given out one after the other and never again; a freed one gives its memory back as a hole.
+    """
+
+    def __init__(self, fd: int | None = None):
+        self.fd = os.memfd_create("gexia-windows") if fd is None else fd
+        self._end = 0
+
+    def allocate(self, size: int) -> int:
+        base = self._end
+        self._end += -(-size // _PAGE) * _PAGE
+        return base
+
+    def free(self, base: int, size: int) -> None:
+        if size and _libc.fallocate(self.fd, _PUNCH_HOLE, base, -(-size // _PAGE) * _PAGE):
+            raise OSError(ctypes.get_errno(), "cannot free a window's memory")
+
+    def write(self, at: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fd, view, at)
+            view, at = view[written:], at + written
+
+    def read(self, at: int, size: int) -> bytes:
+        return os.pread(self.fd, size, at)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@dataclass
+class Window:
+    """The samples of a lane's window, in the order they are drawn; or those of one evaluation batch.
+
+    base: where its bytes start in the store. places: where each sample's bytes lie after that, shard by shard, so that
+    neighbours in a tar are neighbours here and come with one read.
+    """
+
+    epoch: int
+    shards: np.ndarray  # int [n]: index into the list of tar URLs
+    offsets: np.ndarray  # int64 [n]: in the tar
+    sizes: np.ndarray  # int64 [n]: 0 where the index has no such sample
+    base: int = 0
+    failed: dict[int, tuple[str, str]] | None = None  # draw -> (kind, message) of samples that could not be read
+
+    def __post_init__(self):
+        order = np.lexsort((self.offsets, self.shards))
+        self.places = np.empty_like(self.sizes)
+        self.places[order] = np.cumsum(self.sizes[order]) - self.sizes[order]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.sizes.sum())
+
+
+def read_window(window: Window, urls: list[str], store: ByteStore) -> dict[int, tuple[str, str]]:
+    """Fetch a window's bytes, a run of neighbours with one read; returns samples that failed: {draw: (kind, message)}."""
+    failed = {int(i): ("bad_index", "the shard's index does not have it") for i in np.flatnonzero(window.sizes == 0)}
+    for run in _runs(window):
+        try:
+            _read_run(window, run, urls, store)
+        except (OSError, EOFError):
+            # Something in the run cannot be read: find out what, and keep the rest.
+            for draw in run:
+                try:
+                    _read_run(window, [draw], urls, store)
+                except EOFError as error:
+                    failed[draw] = ("truncated", str(error))
+                except OSError as error:
+                    failed[draw] = ("unreadable", str(error))
+    return failed
+
+
+def _runs(window: Window) -> list[list[int]]:
+    """Draws of the window in runs of neighbours in one tar."""
+    runs, end = [], None
+    for draw in np.argsort(window.places, kind="stable"):
+        draw = int(draw)
+        if window.sizes[draw] == 0:
+            continue
+        start = (int(window.shards[draw]), int(window.offsets[draw]))
+        if start == end:
+            runs[-1].append(draw)
+        else:
+            runs.append([draw])
+        end = (start[0], start[1] + int(window.sizes[draw]))
+    return runs
+
+
+def _read_run(window: Window, run: list[int], urls: list[str], store: ByteStore) -> None:
+    first = run[0]
+    size = int(window.sizes[run].sum())
+    data = storage.read_range(urls[window.shards[first]], int(window.offsets[first]), size)
+    store.write(window.base + int(window.places[first]), data)
+
+
+@dataclass
+class Failure:
+    """A sample that was replaced."""
+
+    kind: str
+    shard: int
+    message: str
+
+
+@dataclass
+class Row:
+    """Outcome of a batch's row; `decoded` is None where nothing in the window could be used."""
+
+    row: int
+    decoded: Decoded | None
+    failures: list[Failure]
+
+
+def decode_row(
+    row: int, draw: int, window: Window, store: ByteStore, recipe: Recipe, replace: bool, out: np.ndarray
+) -> Row:
+    """Decode a window's draw into `out`; where it fails, the next that does not (cyclic) takes its place."""
+    failures, count = [], len(window.sizes)
+    for candidate in [(draw + i) % count for i in range(count if replace else 1)]:
+        try:
+            if candidate in window.failed:
+                raise SampleError(*window.failed[candidate])
+            data = store.read(window.base + int(window.places[candidate]), int(window.sizes[candidate]))
+            return Row(row, decode_sample(data, recipe, window.epoch, out), failures)
+        except SampleError as error:
+            failures.append(Failure(error.kind, int(window.shards[candidate]), str(error)))
+    out[:] = 0
+    return Row(row, None, failures)
