@@ -54,6 +54,15 @@ class Dataset:
         """The shard's sidecar (`format.SIDECAR_SCHEMA`)."""
         return read_parquet(storage.join(self.url, format.sidecar_path(shard.path)), format.SIDECAR_SCHEMA)
 
+    def read_sample(self, shard: Shard, line: dict) -> dict[str, memoryview]:
+        """Members of one sample by its line of the sidecar, as {extension: bytes}: one ranged read."""
+        url = self.shard_url(shard)
+        try:
+            samples = dict(group_samples(parse_members(storage.read_range(url, line["offset"], line["size"]))))
+            return samples[line["key"]]
+        except (OSError, EOFError, KeyError, TarError) as error:
+            raise DatasetError(f"{url}: sample {line['key']} is not where the sidecar says: {_line(error)}") from None
+
 
 def open_dataset(url: str) -> Dataset:
     """Read the manifest of a published dataset; DatasetError where there is none that this version understands."""
