@@ -11,6 +11,7 @@ import polars_hash as plh
 import pyarrow as pa
 
 from gex_pipeline import formats, probe
+from gex_pipeline.benchmarks import videos
 from gex_pipeline.config import ExpandConfig, InputConfig
 from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
@@ -59,6 +60,8 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
     rows_in = table.frame.height + len(table.bad)
     kept = _filtered(table.frame, config.input.filter)
     filtered = table.frame.height - kept.height
+    if config.input.format in formats.PUBLIC_SETS:
+        kept = _found_by_id(kept, config.input)
     rows = _with_problems(_clip_columns(_renamed(kept, config.input), table.files, config.input))
     ledger = _ledger(rows.filter(pl.col("kind").is_not_null()), table)
     good = rows.filter(pl.col("kind").is_null())
@@ -84,6 +87,13 @@ def _filtered(frame: pl.DataFrame, expression: str | None) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"input.filter: {expression!r} does not work on this table: {reason}") from None
+
+
+def _found_by_id(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
+    """The paths of videos that the table names by id."""
+    if config.video_root is None:
+        raise UserError(f"input.video_root is not set: {config.format} names its videos by id, found under this folder")
+    return videos.resolve(frame, config.video_root, videos.index(videos.listing(config.video_root)))[0]
 
 
 def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:

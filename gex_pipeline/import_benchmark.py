@@ -10,7 +10,8 @@ import tempfile
 
 import polars as pl
 
-from gex_pipeline import benchmarks, expand
+from gex_pipeline import expand
+from gex_pipeline.benchmarks.registry import BENCHMARKS, read
 from gex_pipeline.benchmarks.videos import Coverage
 from shards import reader, storage
 from shards.errors import UserError
@@ -24,8 +25,7 @@ SHOWN_MISSING = 5
 def main(argv: list[str]) -> int:
     """Run `gexia import` and return its exit code; arguments that it does not know go to the expansion as keys."""
     args, overrides = _parser().parse_known_args(argv)
-    table, coverage = benchmarks.read(args.name, args.annotations, args.videos, args.variant)
-    rows = pl.from_arrow(table)
+    rows, coverage = read(args.name, args.annotations, args.videos, args.variant)
     if rows.is_empty():
         raise UserError(f"--annotations {args.annotations}: no sample of {args.name} in it")
     _print_coverage(args.name, rows, coverage)
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
             return expand.main([*_expand_arguments(args, catalog), "--dry_run", "true", *overrides])
     catalog = _publish(args, rows, coverage)
     code = expand.main([*_expand_arguments(args, catalog), *overrides])
-    _print_published(args.output, rows)
+    if code != expand.EXIT_USER:
+        _print_published(args.output, rows)
     return code
 
 
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Further arguments are keys of the expansion, such as --frames.per_clip 16.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", help=", ".join(benchmarks.BENCHMARKS))
+    parser.add_argument("name", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--annotations", required=True, help="folder with the benchmark's files, or one of them")
     parser.add_argument("--videos", required=True, help="folder or URL; files are found by id, at any depth")
     parser.add_argument("--output", required=True, help="folder or URL of the dataset")
@@ -61,7 +62,7 @@ def _expand_arguments(args: argparse.Namespace, catalog: str) -> list[str]:
         "input.duplicates": "refuse",
         "integrate.by": "none",
         "compress.backend": "none",
-        "frames.per_clip": benchmarks.BENCHMARKS[args.name].frames,
+        "frames.per_clip": BENCHMARKS[args.name].frames,
         "output.path": args.output,
         "output.granularities": f"[{SHORT}]",
     }

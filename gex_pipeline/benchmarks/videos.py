@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import fsspec
 import polars as pl
-import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from shards import storage
@@ -35,7 +34,7 @@ def listing(root: str) -> list[str]:
     """
     fs, base = fsspec.url_to_fs(root)
     if not fs.exists(base):
-        raise UserError(f"--videos {root}: no such folder")
+        raise UserError(f"no folder of videos {root}")
     if isinstance(fs, LocalFileSystem):
         # Benchmarks are often folders of links to where the videos lie, and fsspec follows no links.
         found = [os.path.join(f, name) for f, _, names in os.walk(base, followlinks=True) for name in names]
@@ -64,30 +63,30 @@ def _stem(column: str) -> pl.Expr:
     return pl.col(column).str.replace(ENDING, "")
 
 
-def resolve(table: pa.Table, root: str, files: pl.DataFrame) -> tuple[pa.Table, Coverage]:
-    """Put each video's path in place of its name, and say which are missing.
+def resolve(rows: pl.DataFrame, root: str, files: pl.DataFrame) -> tuple[pl.DataFrame, Coverage]:
+    """Put each video's path in place of its name, and say which are missing. `files` is the `index` of `root`.
 
+    Where only a row's `alt_video` is there, that file is taken and `alt_shift` seconds are added to start and end.
     A missing video keeps its rows, with the path where it would lie as an mp4, so the expansion puts them in the
     ledger, and `retry_failed` finds the file there once it is downloaded.
     """
-    rows = pl.from_arrow(table).with_columns(pl.col("video").str.split("/").list.last())
-    rows = rows.with_columns(stem=_stem("video"))
+    columns = [name for name in rows.columns if name not in ("alt_video", "alt_shift")]
+    rows = rows.with_columns(pl.col("video").str.split("/").list.last())
+    rows = rows.with_columns(
+        stem=_stem("video"), alt_video="alt_video" if "alt_video" in rows.columns else pl.lit(None, pl.String)
+    )
     for key in ("video", "stem", "alt_video"):
         paths = files.rename({"path": f"{key}_path"})
         rows = rows.join(paths, left_on=key, right_on="name", how="left", maintain_order="left")
-    own = pl.coalesce("video_path", "stem_path")
+    own, alt = pl.coalesce("video_path", "stem_path"), pl.col("alt_video_path")
+    if "alt_shift" in rows.columns:
+        shift = pl.when(own.is_null() & alt.is_not_null()).then("alt_shift").fill_null(0.0)
+        rows = rows.with_columns(start=(pl.col("start") + shift).clip(lower_bound=0.0), end=pl.col("end") + shift)
     expected = pl.lit(storage.join(_absolute(root), "")) + pl.col("stem") + ".mp4"
-    shift = pl.when(own.is_null() & pl.col("alt_video_path").is_not_null()).then("alt_shift").fill_null(0.0)
-    rows = rows.with_columns(
-        video=pl.coalesce(own, "alt_video_path", expected),
-        found=pl.coalesce(own, "alt_video_path").is_not_null(),
-        start=(pl.col("start") + shift).clip(lower_bound=0.0),
-        end=pl.col("end") + shift,
-    )
+    rows = rows.with_columns(video=pl.coalesce(own, alt, expected), found=pl.coalesce(own, alt).is_not_null())
     names = rows.group_by("stem").agg(pl.col("found").all())
     missing = sorted(names.filter(~pl.col("found"))["stem"])
-    columns = [name for name in table.column_names if name not in ("alt_video", "alt_shift")]
-    return rows.select(columns).to_arrow(), Coverage(names.height, missing)
+    return rows.select(columns), Coverage(names.height, missing)
 
 
 def _absolute(root: str) -> str:

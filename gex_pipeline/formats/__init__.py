@@ -7,7 +7,7 @@ from typing import Callable
 import fsspec
 import polars as pl
 
-from gex_pipeline.formats import delimited, jsonl, parquet
+from gex_pipeline.formats import delimited, jsonl, parquet, public_sets
 from gex_pipeline.formats.table import FILE, Table
 from shards.errors import UserError
 
@@ -16,6 +16,13 @@ READERS: dict[str, Callable[[str], Table]] = {
     "csv": delimited.read_csv,
     "tsv": delimited.read_tsv,
     "parquet": parquet.read,
+}
+# Sets with files of their own, whose videos are named by id and looked up under input.video_root.
+PUBLIC_SETS: dict[str, Callable[[str], Table]] = {
+    "activitynet": public_sets.read_timed_sentences,
+    "youcook2": public_sets.read_timed_sentences,
+    "internvid": lambda url: public_sets.internvid(_reader(url, "auto")(url), url),
+    "webvid": lambda url: public_sets.webvid(_reader(url, "auto")(url), url),
 }
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -79,7 +86,7 @@ def _reader(file: str, format: str) -> Callable[[str], Table]:
     format = _SUFFIXES.get(os.path.splitext(name)[1], format) if format == "auto" else format
     if format == "auto":
         raise UserError(f"{file}: its name does not tell the format; set input.format to one of {', '.join(READERS)}")
-    return READERS[format]
+    return (READERS | PUBLIC_SETS)[format]
 
 
 def _first_line(error: Exception) -> str:

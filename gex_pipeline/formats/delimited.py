@@ -24,7 +24,7 @@ def _read(url: str, separator: str) -> Table:
         raise UserError(f"{url}: empty; its first line must name the columns")
     try:
         # Every field as text: a reader that guesses types turns the id 007 into 7.
-        frame = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False, missing_utf8_is_empty_string=False)
+        frame = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError:
         table = _read_rows(data, separator, url)
     else:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gex_pipeline import benchmarks
-from gex_pipeline.benchmarks import lvu, timed_sentences
+from gex_pipeline.benchmarks import lvu, registry, timed_sentences
 from gex_pipeline.benchmarks.files import Annotations
 from shards.errors import UserError
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.skipif(not REAL.exists(), reason="real annotation files
 
 
 def parse(name, path, variant=None):
-    table = benchmarks.parse(name, str(REAL / path), variant)
+    table = registry.parse(name, str(REAL / path), variant)
     ids = table["clip_id"].to_pylist()
     assert len(set(ids)) == len(ids) and None not in ids
     return table.to_pylist()
@@ -70,7 +69,7 @@ def test_msrvtt_train_lists_take_their_captions_from_the_json(tmp_path, variant,
         ids = [row["video_id"] for row in csv.DictReader(file)]
     sentences = [{"sen_id": i, "video_id": video, "caption": f"caption {i}"} for i, video in enumerate(ids * 2)]
     (tmp_path / "MSRVTT_data.json").write_text(json.dumps({"videos": [], "sentences": sentences}))
-    rows = benchmarks.parse("msrvtt", str(tmp_path), variant).to_pylist()
+    rows = registry.parse("msrvtt", str(tmp_path), variant).to_pylist()
     assert splits(rows) == {"train": train, "test": 1_000}
     assert rows[1]["captions"] == ["caption 1", f"caption {train + 1}"]
 
@@ -121,7 +120,7 @@ def test_lvu(task):
         assert abs(sum(train) / len(train)) < 0.06  # the published means are those of the training targets
     else:
         assert len({(row["label"], row["label_id"]) for row in rows}) == len({row["label_id"] for row in rows})
-    assert rows == benchmarks.parse("lvu", str(REAL / "lvu_1.0" / task), task).to_pylist()
+    assert rows == registry.parse("lvu", str(REAL / "lvu_1.0" / task), task).to_pylist()
 
 
 def test_lvu_refuses_another_tasks_folder():

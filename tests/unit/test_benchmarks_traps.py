@@ -7,10 +7,10 @@ import os
 import pickle
 
 import fsspec
+import polars as pl
 import pytest
 
-from gex_pipeline import benchmarks
-from gex_pipeline.benchmarks import records, videos
+from gex_pipeline.benchmarks import records, registry, videos
 from shards.errors import UserError
 
 
@@ -23,7 +23,7 @@ def parse(tmp_path):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             data = content if isinstance(content, (str, bytes)) else json.dumps(content)
             (tmp_path / path).write_bytes(data if isinstance(data, bytes) else data.encode())
-        return benchmarks.parse(name, str(tmp_path), variant, **more).to_pylist()
+        return registry.parse(name, str(tmp_path), variant, **more).to_pylist()
 
     return run
 
@@ -256,8 +256,9 @@ def touch(root, *names):
 
 
 def found(root, *rows):
-    table, coverage = videos.resolve(records.table(list(rows)), str(root), videos.index(videos.listing(str(root))))
-    return [os.path.relpath(path, root) for path in table["video"].to_pylist()], table.to_pylist(), coverage
+    rows = pl.from_arrow(records.table(list(rows)))
+    frame, coverage = videos.resolve(rows, str(root), videos.index(videos.listing(str(root))))
+    return [os.path.relpath(path, root) for path in frame["video"]], frame.to_dicts(), coverage
 
 
 def test_videos_are_found_by_name_under_any_ending(tmp_path):
@@ -302,16 +303,16 @@ def test_videos_are_listed_once_through_links_and_urls(tmp_path):
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/benchmark-videos/deep/a.webm", b"")
     try:
-        table, coverage = videos.resolve(
-            records.table([{"video": "a"}, {"video": "b"}]),
+        rows, coverage = videos.resolve(
+            pl.DataFrame({"video": ["a", "b"]}),
             "memory://benchmark-videos",
             videos.index(videos.listing("memory://benchmark-videos")),
         )
     finally:
         memory.rm("/benchmark-videos", recursive=True)
-    assert table["video"].to_pylist() == ["memory:///benchmark-videos/deep/a.webm", "memory://benchmark-videos/b.mp4"]
+    assert rows["video"].to_list() == ["memory:///benchmark-videos/deep/a.webm", "memory://benchmark-videos/b.mp4"]
     assert coverage.missing == ["b"]
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no folder of videos"):
         videos.listing(str(tmp_path / "nowhere"))
 
 
@@ -331,6 +332,6 @@ def test_whole_read_drops_columns_that_nobody_fills(parse, tmp_path):
         "coin",
         {"COIN.json": {"database": {"a": {"duration": 1, "class": "X", "subset": "training", "recipe_type": 0}}}},
     )
-    table, coverage = benchmarks.read("coin", str(tmp_path / "COIN.json"), str(tmp_path / "v"))
-    assert table.column_names == ["clip_id", "source_id", "video", "duration", "split", "label", "label_id"]
+    rows, coverage = registry.read("coin", str(tmp_path / "COIN.json"), str(tmp_path / "v"))
+    assert rows.columns == ["clip_id", "source_id", "video", "duration", "split", "label", "label_id"]
     assert str(coverage) == "1 of 1 videos"

@@ -1,0 +1,44 @@
+"""Public captioned sets in their own files: InternVid, WebVid, ActivityNet Captions and YouCook2.
+
+Their videos are named by id; the catalog finds the files under `input.video_root`.
+"""
+
+import polars as pl
+
+from gex_pipeline.benchmarks import timed_sentences
+from gex_pipeline.benchmarks.files import Annotations
+from gex_pipeline.formats.table import LINE, Table
+from shards.errors import UserError
+
+_INTERNVID = ("YoutubeID", "Start_timestamp", "End_timestamp", "Caption")
+_WEBVID = ("videoid", "name", "duration")
+
+
+def read_timed_sentences(url: str) -> Table:
+    """`{"v_ID": {"duration", "timestamps", "sentences"}}`: a clip for each timed sentence."""
+    frame = pl.from_arrow(timed_sentences.sentences(Annotations(url)))
+    named = frame.select(column.name for column in frame if column.null_count() < frame.height)
+    return Table(named.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)))
+
+
+def internvid(table: Table, url: str) -> Table:
+    """Rows of YoutubeID, Start_timestamp and End_timestamp (HH:MM:SS.mmm) and Caption; scores pass through."""
+    _require(table, _INTERNVID, url)
+    video, start, end, caption = _INTERNVID
+    clip_id = pl.concat_str(video, start, end, separator="_")
+    frame = table.frame.with_columns(clip_id=clip_id, source_id=pl.col(video))
+    return Table(frame.rename({video: "video", start: "start", end: "end", caption: "caption"}), table.bad)
+
+
+def webvid(table: Table, url: str) -> Table:
+    """Rows of videoid, name (the caption) and duration (PT00H00M17S); each is a whole video."""
+    _require(table, _WEBVID, url)
+    video = pl.col("videoid").cast(pl.String)
+    clock = pl.col("duration").str.replace(r"^PT(\d+)H(\d+)M([\d.]+)S$", "$1:$2:$3")
+    frame = table.frame.with_columns(clip_id=video, source_id=video, videoid=video, duration=clock)
+    return Table(frame.rename({"videoid": "video", "name": "caption"}), table.bad)
+
+
+def _require(table: Table, columns: tuple[str, ...], url: str) -> None:
+    if missing := [name for name in columns if name not in table.frame.columns]:
+        raise UserError(f"{url}: no column {missing[0]!r}; it has {', '.join(table.frame.columns)}")
