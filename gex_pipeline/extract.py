@@ -32,7 +32,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
     the row must stay pending.
     """
     started = time.monotonic()
-    basis = {"plan_digest": plan.read(root)["digest"], "config_digest": identity.config_digest(config)}
+    basis = {"plan_digest": plan.read(root)[0]["digest"], "config_digest": identity.config_digest(config)}
     if receipt := valid_receipt(root, row, basis):
         return receipt
     clips = plan.read_row(root, row).to_pylist()

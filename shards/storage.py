@@ -158,6 +158,17 @@ def publish_file(local: str, url: str) -> None:
     _sync(os.path.dirname(path) or ".")
 
 
+def delete(url: str) -> None:
+    """Remove a file, if it is there."""
+    path = local_path(url)
+    with suppress(FileNotFoundError):
+        if path is not None:
+            os.unlink(path)
+        else:
+            fs, path = _remote(url)
+            fs.rm_file(path)
+
+
 def temporary_name(path: str) -> str:
     """A fresh name beside a local path that no listing shows."""
     folder, name = os.path.split(path)

@@ -1,0 +1,155 @@
+"""The expansion job: a catalog of captioned clips in, published multi-grained shards out.
+
+    python -m gex_pipeline.expand --config configs/expand/local.yaml --input.path clips.jsonl --output.path DATASET
+
+Grouping touches metadata only; its result is the plan. Everything after it works row by row (a row is one shard
+number), and what a stage makes lies on storage, so Ray passes only row numbers around, a row is committed alone, and
+a run that died goes on where it stopped.
+"""
+
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from gex_pipeline import catalog, cluster, identity, plan, summary
+from gex_pipeline.compose import compose_row
+from gex_pipeline.compress import Compressor
+from gex_pipeline.config import ExpandConfig
+from gex_pipeline.errors import Transient
+from gex_pipeline.extract import extract_row
+from gex_pipeline.options import check, parse
+from gex_pipeline.output import Output
+from gex_pipeline.progress import Progress
+from shards.errors import UserError
+from shards.format import LONG
+
+EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
+
+# Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
+_MAX_BLOCKS = 5_000
+# A stage that mostly waits for storage or for another process, beside the decoding that fills the cores.
+_LIGHT = 0.01
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        return run(parse(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+
+
+def run(config: ExpandConfig) -> int:
+    """Expand: catalog -> plan -> (extract -> compress -> compose) of each row -> manifest and summary."""
+    check(config)
+    clips, ledger, counts = catalog.load(config)
+    print(f"{counts['rows_in']:,} rows, {counts['clips']:,} clips", file=sys.stderr)
+    if not counts["clips"]:
+        raise UserError(f"input.path: {config.input.path} has no usable clip ({_by_kind(ledger)})")
+    if config.dry_run:
+        return dry_run(plan.build(clips, config), config)
+    work = summary.Work()
+    with Output(config.output.path) as output:
+        output.claim(config)
+        with cluster.session(config.ray):
+            record = plan.write(plan.build(clips, config), output.root)
+            del clips
+            output.write_ledger("catalog", ledger)
+            if config.retry_failed:
+                output.withdraw_failed()
+            rows = output.open_rows()
+            progress = Progress(record["clips"], record["clips"] - sum(rows.values()))
+            process(rows, config, work, progress)
+            if work.pending:
+                process({row: rows[row] for row in work.pending}, config, work, progress)
+            progress.close()
+        manifest = output.publish(config, record["digest"])
+        account = summary.conclude(output.root, manifest, counts, _kinds(ledger), work)
+    print("\n".join(summary.lines(account, config.output.path)))
+    too_many = account["failed_fraction"] > config.max_failed_fraction
+    if too_many:
+        print(f"{account['failed_fraction']:.1%} failed, max_failed_fraction is {config.max_failed_fraction}", file=sys.stderr)
+    return EXIT_INCOMPLETE if work.pending or too_many else EXIT_DONE
+
+
+def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, progress: Progress) -> None:
+    """Take rows (number -> clips) through all stages; `work` says afterwards which of them are pending."""
+    for item in pipeline(rows, config):
+        work.busy_seconds.update({stage: item[stage] for stage in ("extract", "compress", "compose")})
+        work.pending.pop(item["row"], None)
+        if item["pending"]:
+            work.pending[item["row"]] = item["pending"]
+        else:
+            work.rows += 1
+            progress.add(item["clips"])
+
+
+def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
+    """The rows through Ray Data, as small dicts. The model works on one row while the next ones are decoded."""
+    import ray
+
+    if not rows:
+        return
+    items = [{"row": row, "clips": clips, "pending": ""} for row, clips in rows.items()]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
+    dataset = dataset.map(stage("extract", extract_row, config), num_cpus=1)
+    if LONG in config.output.granularities:
+        actors = ray.data.ActorPoolStrategy(size=1)
+        dataset = dataset.map(Compress, fn_constructor_args=(config,), compute=actors, num_cpus=_LIGHT)
+    dataset = dataset.map(stage("compose", compose_row, config), num_cpus=_LIGHT)
+    yield from dataset.iter_rows()
+
+
+class Compress:
+    """The summaries of rows, by an actor that has the model loaded."""
+
+    def __init__(self, config: ExpandConfig):
+        self._step = stage("compress", lambda root, row, config: compressor({"row": row}), config)
+        compressor = Compressor(config)
+
+    def __call__(self, item: dict) -> dict:
+        return self._step(item)
+
+
+def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], dict]:
+    """`work(root, row, config)` as a stage: timed, and a row that must stay pending passes the later stages by."""
+
+    def step(item: dict) -> dict:
+        started, why = time.monotonic(), item["pending"]
+        if not why:
+            try:
+                work(config.output.path, int(item["row"]), config)
+            except Transient as error:
+                why = f"{name}: {error}"
+            except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1
+                traceback.print_exc()
+                why = f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
+        return {**item, "pending": why, name: time.monotonic() - started}
+
+    return step
+
+
+def dry_run(planned: plan.Plan, config: ExpandConfig) -> int:
+    """Print what the plan would make."""
+    counts = planned.counts
+    samples = {"short": counts["clips"], "long": counts["long"], "image": counts["clips"]}
+    print(f"{counts['groups']:,} groups, {counts['rows']:,} rows, about {planned.target:,} clips a row")
+    for granularity in config.output.granularities:
+        print(f"{granularity:>8}  {samples[granularity]:>9,} samples")
+    print("dry run: nothing was written")
+    return EXIT_DONE
+
+
+def _kinds(ledger) -> dict[str, int]:
+    return dict(Counter(ledger["kind"].to_pylist()))
+
+
+def _by_kind(ledger) -> str:
+    return ", ".join(f"{kind} {n:,}" for kind, n in _kinds(ledger).items()) or "all rows were filtered out"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

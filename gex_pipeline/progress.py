@@ -1,0 +1,37 @@
+"""Progress by clips: a bar on a terminal, a line a minute where the output goes to a file."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+_LINE_SECONDS = 60
+
+
+class Progress:
+    """Counts clips of finished rows. `done` are those that an earlier run committed."""
+
+    def __init__(self, total: int, done: int):
+        self.total, self.done, self._first = total, done, done
+        self._started = self._last_line = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, unit="clip", smoothing=0.05, dynamic_ncols=True)
+
+    def add(self, clips: int) -> None:
+        self.done += clips
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(clips)
+        elif now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
+            print(self._line(now), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, now: float) -> str:
+        rate = (self.done - self._first) / (now - self._started)
+        left = f"{tqdm.format_interval((self.total - self.done) / rate)} left" if rate else "no estimate yet"
+        return f"{self.done:,} of {self.total:,} clips, {rate:.1f} clips/s, {left}"
