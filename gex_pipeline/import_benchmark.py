@@ -11,7 +11,7 @@ import tempfile
 import polars as pl
 
 from gex_pipeline import expand
-from gex_pipeline.benchmarks.registry import BENCHMARKS, read
+from gex_pipeline.benchmarks.registry import BENCHMARKS, read, variant_of
 from gex_pipeline.benchmarks.videos import Coverage
 from shards import reader, storage
 from shards.errors import UserError
@@ -73,7 +73,7 @@ def _publish(args: argparse.Namespace, rows: pl.DataFrame, coverage: Coverage) -
     """Write OUT/import/, unless another run of this import has; the catalog's path."""
     record = {
         "benchmark": args.name,
-        "variant": args.variant,
+        "variant": variant_of(args.name, args.variant),
         "splits": {split: _sizes(part) for (split,), part in rows.group_by("split")},
         "videos": coverage.total,
         "missing_videos": coverage.missing,

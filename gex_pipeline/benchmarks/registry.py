@@ -63,23 +63,36 @@ BENCHMARKS = {
 }
 
 
+def variant_of(name: str, variant: str | None) -> str | None:
+    """The variant that a benchmark is read in: the one given or its default; None for one without variants.
+
+    Raises `UserError` for an unknown benchmark or variant.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"benchmark {name!r} is unknown; there are {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    chosen = benchmark.default_variant if variant is None else variant
+    if chosen is not None and not benchmark.variants:
+        raise UserError(f"--variant {chosen}: {name} has no variants")
+    if benchmark.variants and chosen not in benchmark.variants:
+        given = f"--variant {chosen}: " if chosen else ""
+        raise UserError(f"{given}{name} needs --variant, one of {', '.join(benchmark.variants)}")
+    return chosen
+
+
 def parse(name: str, annotations: str, variant: str | None = None, paths: list[str] = ()) -> pa.Table:
     """A benchmark's annotation files as a table of `records.SCHEMA`, videos by name.
 
     `paths` are the video files (only ImageNet, whose samples are the files themselves, looks at them).
     Raises `UserError` for an unknown benchmark or variant, and for files that are missing or malformed.
     """
-    if name not in BENCHMARKS:
-        raise UserError(f"benchmark {name!r} is unknown; there are {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[name]
+    chosen = variant_of(name, variant)
     arguments = [Annotations(annotations)]
-    if benchmark.variants:
-        arguments.append(_variant(name, benchmark, variant))
-    elif variant is not None:
-        raise UserError(f"--variant {variant}: {name} has no variants")
-    if benchmark.from_listing:
+    if chosen is not None:
+        arguments.append(chosen)
+    if BENCHMARKS[name].from_listing:
         arguments.append(paths)
-    return benchmark.parse(*arguments)
+    return BENCHMARKS[name].parse(*arguments)
 
 
 def read(name: str, annotations: str, videos_root: str, variant: str | None = None) -> tuple[pl.DataFrame, Coverage]:
@@ -91,11 +104,3 @@ def read(name: str, annotations: str, videos_root: str, variant: str | None = No
     rows = pl.from_arrow(parse(name, annotations, variant, paths))
     rows, coverage = videos.resolve(rows, videos_root, videos.index(paths))
     return rows.select(column.name for column in rows if column.null_count() < rows.height), coverage
-
-
-def _variant(name: str, benchmark: Benchmark, variant: str | None) -> str:
-    variant = benchmark.default_variant if variant is None else variant
-    if variant not in benchmark.variants:
-        given = f"--variant {variant}: " if variant else ""
-        raise UserError(f"{given}{name} needs --variant, one of {', '.join(benchmark.variants)}")
-    return variant
