@@ -9,7 +9,7 @@ from shards.errors import UserError
 # command -> (module with main(argv) -> exit code, the extra it needs, one line for --help)
 COMMANDS = {
     "expand": ("gex_pipeline.expand", "pipeline", "captioned clips in, published multi-grained shards out"),
-    "import": ("gex_pipeline.import_benchmark", "pipeline", "a benchmark's own files and videos in, published shards out"),
+    "import": ("gex_pipeline.import_benchmark", "pipeline", "a benchmark's files and videos in, published shards out"),
     "shards": ("shards.cli", None, "validate, inspect and report on a published dataset"),
 }
 
