@@ -49,6 +49,12 @@ def build(clips: pa.Table, config: ExpandConfig) -> Plan:
     return _laid_out(frame, index, groups, sources, target, config.integrate.min_clips)
 
 
+def uses_ray(clips: int, config: ExpandConfig) -> bool:
+    """Whether `build` will need Ray."""
+    engine = config.integrate.engine
+    return engine == "ray" or (engine == "auto" and clips > POLARS_CLIPS)
+
+
 def _check(config: ExpandConfig) -> None:
     integrate, target = config.integrate, config.output.clips_per_shard
     for name in ("min_clips", "max_clips"):
@@ -66,8 +72,7 @@ def _check(config: ExpandConfig) -> None:
 
 def _arrange(keys: pl.DataFrame, config: ExpandConfig) -> pl.DataFrame:
     keys = keys.with_row_index("index")
-    engine = config.integrate.engine
-    if engine == "ray" or (engine == "auto" and keys.height > POLARS_CLIPS):
+    if uses_ray(keys.height, config):
         from gex_pipeline.plan_shuffle import arrange_with_ray
 
         return arrange_with_ray(keys, config.integrate)
