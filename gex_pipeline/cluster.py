@@ -2,10 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from gex_pipeline.config import RayConfig
+from shards.errors import UserError
 
 # Ray sets it for the entry point of `ray job submit`.
 _JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -16,25 +15,39 @@ def inside_job() -> bool:
     return _JOB_MARK in os.environ
 
 
-@contextmanager
-def session(config: RayConfig) -> Iterator[None]:
-    """Ray Data, quiet, for the duration of the job. A cluster that was joined goes on afterwards."""
-    import ray
+class Session:
+    """Ray for the duration of a job, started when it is first needed. A cluster that was joined goes on afterwards."""
 
-    address = config.address or (None if inside_job() else "local")
-    # A private Ray takes the number of cores; a cluster knows its own.
-    cpus = {"num_cpus": config.num_cpus, "include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **cpus)
-    try:
-        _quiet(ray)
-        yield
-    finally:
-        ray.shutdown()
+    def __init__(self, config: RayConfig):
+        self._config, self._started = config, False
 
+    def start(self) -> None:
+        if self._started:
+            return
+        # Loggers of Ray's that read their level here; their news is in our progress lines and in Ray's log files.
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        import ray
 
-def _quiet(ray) -> None:
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # decoding has deadlines of its own, and a model may load for long
+        address = self._config.address or (None if inside_job() else "local")
+        # A private Ray takes the number of cores; a cluster knows its own.
+        private = {"num_cpus": self._config.num_cpus, "include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **private)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"ray.address: cannot join a Ray cluster at {address}: {reason}") from None
+        self._started = True
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.execution_no_progress_timeout_s = -1  # decoding has deadlines of its own, and a model may load for long
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._started:
+            import ray
+
+            ray.shutdown()

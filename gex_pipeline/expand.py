@@ -25,6 +25,7 @@ from gex_pipeline.progress import Progress
 from shards.errors import UserError
 from shards.format import LONG
 
+STAGES = ("extract", "compress", "compose")
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 
 # Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
@@ -52,20 +53,20 @@ def run(config: ExpandConfig) -> int:
     if config.dry_run:
         return dry_run(plan.build(clips, config), config)
     work = summary.Work()
-    with Output(config.output.path) as output:
+    with Output(config.output.path) as output, cluster.Session(config.ray) as session:
         output.claim(config)
-        with cluster.session(config.ray):
-            record = plan.write(plan.build(clips, config), output.root)
-            del clips
-            output.write_ledger("catalog", ledger)
-            if config.retry_failed:
-                output.withdraw_failed()
-            rows = output.open_rows()
-            progress = Progress(record["clips"], record["clips"] - sum(rows.values()))
-            process(rows, config, work, progress)
-            if work.pending:
+        if plan.uses_ray(counts["clips"], config):
+            session.start()
+        record = plan.write(plan.build(clips, config), output.root)
+        del clips
+        output.write_ledger("catalog", ledger)
+        if config.retry_failed:
+            output.withdraw_failed()
+        if rows := output.open_rows():
+            session.start()
+            with Progress(record["clips"], record["clips"] - sum(rows.values())) as progress:
+                process(rows, config, work, progress)
                 process({row: rows[row] for row in work.pending}, config, work, progress)
-            progress.close()
         manifest = output.publish(config, record["digest"])
         account = summary.conclude(output.root, manifest, counts, _kinds(ledger), work)
     print("\n".join(summary.lines(account, config.output.path)))
@@ -78,7 +79,7 @@ def run(config: ExpandConfig) -> int:
 def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, progress: Progress) -> None:
     """Take rows (number -> clips) through all stages; `work` says afterwards which of them are pending."""
     for item in pipeline(rows, config):
-        work.busy_seconds.update({stage: item[stage] for stage in ("extract", "compress", "compose")})
+        work.busy_seconds.update({name: item[name] for name in STAGES if name in item})
         work.pending.pop(item["row"], None)
         if item["pending"]:
             work.pending[item["row"]] = item["pending"]
@@ -97,21 +98,23 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
     dataset = dataset.map(stage("extract", extract_row, config), num_cpus=1)
     if LONG in config.output.granularities:
-        actors = ray.data.ActorPoolStrategy(size=1)
-        dataset = dataset.map(Compress, fn_constructor_args=(config,), compute=actors, num_cpus=_LIGHT)
+        dataset = dataset.map(compress_actor(config), compute=ray.data.ActorPoolStrategy(size=1), num_cpus=_LIGHT)
     dataset = dataset.map(stage("compose", compose_row, config), num_cpus=_LIGHT)
     yield from dataset.iter_rows()
 
 
-class Compress:
-    """The summaries of rows, by an actor that has the model loaded."""
+def compress_actor(config: ExpandConfig) -> type:
+    """The compress stage as an actor class: the model is loaded once."""
 
-    def __init__(self, config: ExpandConfig):
-        self._step = stage("compress", lambda root, row, config: compressor({"row": row}), config)
-        compressor = Compressor(config)
+    class Compress:
+        def __init__(self):
+            compressor = Compressor(config)
+            self.step = stage("compress", lambda root, row, config: compressor({"row": row}), config)
 
-    def __call__(self, item: dict) -> dict:
-        return self._step(item)
+        def __call__(self, item: dict) -> dict:
+            return self.step(item)
+
+    return Compress
 
 
 def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], dict]:

@@ -27,7 +27,10 @@ class Progress:
             self._last_line = now
             print(self._line(now), file=sys.stderr, flush=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
         if self._bar is not None:
             self._bar.close()
 
