@@ -19,7 +19,7 @@ from trainer.decode import Decoded, Recipe
 from trainer.index import Index
 from trainer.order import Order, Stream
 from trainer.plan import BatchPlan, evaluation_plans, training_plans
-from trainer.pool import Pool
+from trainer.pool import Pool, run_inline
 from trainer.texts import TextBatch, TextEncoder, Tokenizer
 from trainer.work import Row
 
@@ -96,15 +96,16 @@ class Streams:
         rows = {name: config.batch // world_size for name, config in configs.items()}
         largest = max(rows[name] * config.frames for name, config in configs.items())
         self._assemble = _Assembler(tokenizer, data.max_failures, urls)
-        self._pool = Pool(urls, data, largest * data.size**2 * 3)
+        self._urls = urls
+        self._pool = Pool(urls, data, largest * data.size**2 * 3) if data.workers else None
 
     def batches(self, start_step: int, steps: int) -> Iterator[Batch]:
         """The rank's batches of the steps [start_step, start_step + steps), each step's the same whatever the start."""
         plans = training_plans(
             self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps
         )
-        for plan, frames, rows in self._pool.run(plans):
-            yield self._assemble(plan, frames, rows)
+        for output in self._pool.run(plans) if self._pool else run_inline(plans, self._urls):
+            yield self._assemble(*output)
 
     @property
     def failures(self) -> Counter:
@@ -128,7 +129,9 @@ class Streams:
         return state["step"]
 
     def close(self) -> None:
-        self._pool.close()
+        """End the worker processes."""
+        if self._pool:
+            self._pool.close()
 
     def __enter__(self):
         return self
@@ -159,13 +162,15 @@ def evaluation_batches(
     index.check_sizes()
     recipe = Recipe(granularity, tuple(views), frames, data.size, random_frames=False, random_crop=False, seed=0)
     assemble = _Assembler(tokenizer, data.max_failures, index.urls)
-    pool = Pool(index.urls, data, batch * frames * data.size**2 * 3)
+    plans = evaluation_plans(index, recipe, batch, rank, world_size, granularity)
+    pool = Pool(index.urls, data, batch * frames * data.size**2 * 3) if data.workers else None
     try:
-        for plan, pixels, rows in pool.run(evaluation_plans(index, recipe, batch, rank, world_size, granularity)):
+        for plan, pixels, rows in pool.run(plans) if pool else run_inline(plans, index.urls):
             if any(row.decoded for row in rows):
                 yield assemble(plan, pixels, rows)
     finally:
-        pool.close()
+        if pool:
+            pool.close()
 
 
 def _parts(

@@ -2,12 +2,17 @@
 
 import ctypes
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shards import storage
 from trainer.decode import Decoded, Recipe, SampleError, decode_sample
+
+# Pauses before a failed read is tried again. A file that is missing or too short stays so.
+_RETRY_PAUSES = (0.1, 1.0)
 
 _PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -60,7 +65,7 @@ class Window:
     offsets: np.ndarray  # int64 [n]: in the tar
     sizes: np.ndarray  # int64 [n]: 0 where the index has no such sample
     base: int = 0
-    failed: dict[int, tuple[str, str]] | None = None  # draw -> (kind, message) of samples that could not be read
+    failed: dict[int, tuple[str, str]] = field(default_factory=dict)  # draw -> (kind, message): cannot be used
 
     def __post_init__(self):
         order = np.lexsort((self.offsets, self.shards))
@@ -72,15 +77,30 @@ class Window:
         return int(self.sizes.sum())
 
 
-def read_window(window: Window, urls: list[str], store: ByteStore) -> dict[int, tuple[str, str]]:
-    """Fetch a window's bytes, a run of neighbours with one read; returns samples that failed: {draw: (kind, message)}."""
+def read_window(
+    window: Window,
+    urls: list[str],
+    store: ByteStore,
+    skip: dict[int, tuple[str, str]] | None = None,
+    watch: Callable[[int], None] = lambda shard: None,
+) -> dict[int, tuple[str, str]]:
+    """Fetch a window's bytes, a run of neighbours with one read; returns samples that failed: {draw: (kind, message)}.
+
+    skip: shards not to be touched, and why. watch: is told the shard before each read.
+    """
     failed = {int(i): ("bad_index", "the shard's index does not have it") for i in np.flatnonzero(window.sizes == 0)}
     for run in _runs(window):
+        shard = int(window.shards[run[0]])
+        watch(shard)
         try:
-            _read_run(window, run, urls, store)
+            if skip and shard in skip:
+                failed.update(dict.fromkeys(run, skip[shard]))
+            else:
+                _read_run(window, run, urls, store)
         except (OSError, EOFError):
             # Something in the run cannot be read: find out what, and keep the rest.
             for draw in run:
+                watch(shard)
                 try:
                     _read_run(window, [draw], urls, store)
                 except EOFError as error:
@@ -109,8 +129,19 @@ def _runs(window: Window) -> list[list[int]]:
 def _read_run(window: Window, run: list[int], urls: list[str], store: ByteStore) -> None:
     first = run[0]
     size = int(window.sizes[run].sum())
-    data = storage.read_range(urls[window.shards[first]], int(window.offsets[first]), size)
+    data = _read_range(urls[window.shards[first]], int(window.offsets[first]), size)
     store.write(window.base + int(window.places[first]), data)
+
+
+def _read_range(url: str, offset: int, size: int) -> bytes:
+    for pause in _RETRY_PAUSES:
+        try:
+            return storage.read_range(url, offset, size)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause)
+    return storage.read_range(url, offset, size)
 
 
 @dataclass
@@ -132,11 +163,22 @@ class Row:
 
 
 def decode_row(
-    row: int, draw: int, window: Window, store: ByteStore, recipe: Recipe, replace: bool, out: np.ndarray
+    row: int,
+    draw: int,
+    window: Window,
+    store: ByteStore,
+    recipe: Recipe,
+    replace: bool,
+    out: np.ndarray,
+    watch: Callable[[int], None] = lambda draw: None,
 ) -> Row:
-    """Decode a window's draw into `out`; where it fails, the next that does not (cyclic) takes its place."""
+    """Decode a window's draw into `out`; where it fails, the next that does not (cyclic) takes its place.
+
+    watch: is told the draw before each attempt.
+    """
     failures, count = [], len(window.sizes)
     for candidate in [(draw + i) % count for i in range(count if replace else 1)]:
+        watch(candidate)
         try:
             if candidate in window.failed:
                 raise SampleError(*window.failed[candidate])
@@ -146,3 +188,52 @@ def decode_row(
             failures.append(Failure(error.kind, int(window.shards[candidate]), str(error)))
     out[:] = 0
     return Row(row, None, failures)
+
+
+@dataclass
+class ReadTask:
+    """Fetch a window. Answer: what `read_window` returns."""
+
+    window: Window
+    skip: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass
+class DecodeTask:
+    """Decode some rows of a batch into its slot of the shared memory. Answer: list[Row]."""
+
+    slot: int  # byte offset
+    shape: tuple[int, ...]  # of the whole batch
+    recipe: Recipe
+    replace: bool
+    rows: list[tuple[int, tuple, int]]  # (row of the batch, key of its window, draw)
+    windows: dict[tuple, Window]
+
+
+class Progress:
+    """What one thread of a worker is doing, in memory that the main process sees: (task, detail, since)."""
+
+    SIZE = 3  # int64 each
+
+    def __init__(self, cells: np.ndarray):
+        self._cells = cells
+
+    def start(self, task: int, detail: int) -> None:
+        """detail: the shard that is read, or row and draw as `pack_row` puts them."""
+        self._cells[:] = task + 1, detail, time.monotonic_ns()
+
+    def stop(self) -> None:
+        self._cells[0] = 0
+
+    def current(self) -> tuple[int, int, float] | None:
+        """(task, detail, since when in monotonic seconds), or None while the thread waits for work."""
+        task, detail, since = map(int, self._cells)
+        return (task - 1, detail, since / 1e9) if task else None
+
+
+def pack_row(row: int, draw: int) -> int:
+    return row << 32 | draw
+
+
+def unpack_row(detail: int) -> tuple[int, int]:
+    return detail >> 32, detail & 0xFFFFFFFF
