@@ -135,6 +135,7 @@ def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, con
         return
     image = granularity == format.IMAGE
     start = clip["start_ms"] or 0
+    captioned = clip["caption"] is not None  # a clip that has a label or a question instead has no text members
     meta = {
         **json.loads(clip["extra"] or "{}"),
         "clip_id": clip["clip_id"],
@@ -142,7 +143,7 @@ def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, con
         "start_ms": start,
         "end_ms": start + result.duration_ms,
         "caption": clip["caption"],
-        "sentences": {"caption": caption_sentences(clip)},
+        "sentences": {"caption": caption_sentences(clip)} if captioned else {},
         "frame_ms": [result.middle_ms] if image else result.frame_ms,
         "width": result.width,
         "height": result.height,
@@ -152,7 +153,7 @@ def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, con
     writer.add(
         **sample,
         meta=meta,
-        texts={"caption": clip["caption"] or ""},
+        texts={"caption": clip["caption"]} if captioned else {},
         frames=[result.middle] if image else result.frames,
         duration_ms=result.duration_ms,
         decoder=result.decoder,
