@@ -88,7 +88,7 @@ def training_step(
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(dict(zip(losses, values, strict=True)), float(norm), float(out["scale"]), finite)
+    return StepResult(dict(zip(losses, values, strict=True)), float(norm), float(out["scale"].detach()), finite)
 
 
 def dump_divergence(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 bad config, data or usage.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from shards.errors import UserError
 from shards.reader import open_dataset
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
+from trainer.evaluate import STREAMS_FILE
 from trainer.loop import (
     Diverged,
     Journal,
@@ -56,6 +58,7 @@ def pretrain(config: PretrainConfig) -> None:
         return
     if accelerator.is_main_process:
         model.save_pretrained(output / "model")
+        (output / "model" / STREAMS_FILE).write_text(json.dumps(identity["streams"]))
         print(f"saved {output / 'model'}")
 
 

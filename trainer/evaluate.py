@@ -1,0 +1,89 @@
+"""Evaluation of a saved model: `accelerate launch trainer/evaluate.py --checkpoint OUT/model --data DIR --task retrieval`.
+
+Prints a table and writes it as retrieval.json and retrieval.md. Exit codes: 0 done; 2 bad config, data or usage.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from shards import format
+from shards.errors import UserError
+from shards.reader import open_dataset
+from trainer.config import EvaluateConfig, run_script
+from trainer.data_config import DataConfig
+from trainer.models.gexia import GexiaModel
+from trainer.tasks import retrieval
+
+# #iter as the paper's (V-T: short 1-1, long 3-3, image 0-1), frames ours; a model says itself what it was trained with.
+PAPER = {
+    format.SHORT: {"iter": {"video": 1, "caption": 1}, "frames": 8},
+    format.LONG: {"iter": {"video": 3, "long": 3, "summary": 3}, "frames": 32},
+    format.IMAGE: {"iter": {"video": 0, "caption": 1}, "frames": 1},
+}
+STREAMS_FILE = "streams.json"  # beside the weights: the streams that the model was trained on
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Evaluate one model on one split; rank 0 prints and writes."""
+    if not config.checkpoint or not config.data:
+        raise UserError(f"{'checkpoint' if config.data else 'data'}: not given")
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    model = load_model(config.checkpoint).to(accelerator.device)
+    recipes = choose_recipes(config)
+    loader = DataConfig(split=config.split, size=model.image_tower.size, workers=config.workers)
+    found = []
+    for url in config.data:
+        dataset = open_dataset(url)
+        here = {name: recipe for name, recipe in recipes.items() if dataset.select(config.split, name)}
+        if not here:
+            raise UserError(f"{url}: no {', '.join(recipes)} samples in the split {config.split}")
+        results = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader)
+        found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": results})
+    if accelerator.is_main_process:
+        write(config, recipes, found)
+
+
+def load_model(checkpoint: str) -> GexiaModel:
+    """A model that `save_pretrained` wrote to a folder, or a model on the hub; UserError if it is neither."""
+    try:
+        with contextlib.redirect_stdout(None):  # the mixin prints where it loads from
+            return GexiaModel.from_pretrained(checkpoint, strict=True)
+    except Exception as error:  # the hub, safetensors, json and the model have their own kinds
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"checkpoint: {checkpoint} is no saved model (pretrain.py writes OUT/model): {reason}") from None
+
+
+def choose_recipes(config: EvaluateConfig) -> dict[str, retrieval.Recipe]:
+    """#iter and frames of each granularity: the config's, else those the model was trained with, else the paper's."""
+    trained = {}
+    path = Path(config.checkpoint) / STREAMS_FILE
+    if path.is_file():
+        trained = {stream["folder"]: stream for stream in json.loads(path.read_text()).values()}
+    recipes = {}
+    for name in config.granularities:
+        base = PAPER[name] | {key: trained[name][key] for key in ("iter", "frames") if name in trained}
+        iterations = base["iter"] | config.iter.get(name, {})
+        unknown = iterations.keys() - {"video", *format.TEXT_VIEWS[name]}
+        if unknown:
+            raise UserError(f"iter.{name}: {name} samples have no {', '.join(sorted(unknown))}")
+        recipes[name] = retrieval.Recipe(iterations, config.frames.get(name, base["frames"]))
+    return recipes
+
+
+def write(config: EvaluateConfig, recipes: dict[str, retrieval.Recipe], found: list[dict]) -> None:
+    """Print the tables, and write them beside the checkpoint or to the chosen folder."""
+    folder = Path(config.output or config.checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = "\n".join(f"{one['data']}, {one['split']}\n\n{retrieval.markdown(one['results'])}" for one in found)
+    print(tables)
+    settings = {name: vars(recipe) for name, recipe in recipes.items()}
+    report = {"checkpoint": config.checkpoint, "settings": settings, "datasets": found}
+    (folder / "retrieval.json").write_text(json.dumps(report, indent=1))
+    (folder / "retrieval.md").write_text(tables)
+
+
+if __name__ == "__main__":
+    run_script(EvaluateConfig, evaluate)
