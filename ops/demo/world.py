@@ -6,7 +6,7 @@ A *source* is one video: a background and a cast that all its scenes share. A *s
 the cast, each with a motion. Sources draw from the same shapes, colours, textures and motions, so one clip seldom
 tells its source apart; its caption is exact, and unlike every other caption of the world.
 
-    OUT/videos/source-00000.mp4 …   128×96, 10 frames/s, the scenes one after another, a keyframe at least every 1.2 s
+    OUT/videos/source-00000.mp4 …   96×96, 10 frames/s, the scenes one after another, a keyframe at least every 1.2 s
     OUT/clips.jsonl                 the catalog, written last: clip_id, source_id, video, start, end, caption, split,
                                     label (the first motion) and attributes (everything the scene shows)
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-WIDTH, HEIGHT, FPS = 128, 96, 10
+WIDTH, HEIGHT, FPS = 96, 96, 10
 SCENE_FRAMES = 20
 KEYFRAME_INTERVAL = 12
 
@@ -341,12 +341,12 @@ def build(
     if clips.exists():
         return clips
     (root / "videos").mkdir(parents=True, exist_ok=True)
-    _write_text(label, wanted)
+    write_text(label, wanted)
     world = imagine(sources, scenes, val_sources, seed)
     missing = [s for s in world if not (root / "videos" / f"{s.source_id}.mp4").exists()]
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(functools.partial(_render_to, root / "videos"), missing, chunksize=8))
-    _write_text(clips, "".join(json.dumps(row) + "\n" for row in catalog(world)))
+    write_text(clips, "".join(json.dumps(row) + "\n" for row in catalog(world)))
     return clips
 
 
@@ -354,7 +354,7 @@ def _render_to(folder: Path, source: Source) -> None:
     write_video(folder / f"{source.source_id}.mp4", render(source))
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}")
     partial.write_text(text)
     os.replace(partial, path)
