@@ -278,6 +278,8 @@ def test_videos_are_found_by_name_under_any_ending(tmp_path):
     assert paths[:5] == ["a.mp4", "0001_Film_00.00.10-00.00.14.avi", "b.MKV", "x.mov.mp4", "d.flv"]
     assert paths[5:] == ["c.mp4", "c.mp4"]
     assert coverage.missing == ["c"] and str(coverage) == "5 of 6 videos"
+    touch(tmp_path, "c.mp4")  # downloaded since: the catalog stays what it was, so the dataset can be gone on with
+    assert found(tmp_path, *({"video": name} for name in names))[0] == paths
 
 
 def test_second_names_shift_the_segment(tmp_path):
