@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from gex_pipeline import summaries
+from gex_pipeline import compose, summaries
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.summaries import LongText
 from gex_pipeline.summarizer import Summarizer
@@ -20,8 +20,6 @@ class Compressor:
 
         Raises errors.Transient where the row must stay pending (a dead server or engine).
         """
-        from gex_pipeline import compose
-
         row, root = int(item["row"]), self.config.output.path
         texts = compose.long_texts(root, row, self.config)
         if texts:

@@ -5,11 +5,10 @@ central sentences instead, marked "fallback" with the reason. A text that the mo
 summarised in pieces, then the pieces' summaries together: nothing is cut off silently.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gex_pipeline import llm, summaries
+from gex_pipeline import llm, sentences, summaries
 from gex_pipeline.config import CompressConfig
 from gex_pipeline.llm import guards, prompt
 from gex_pipeline.llm.extractive import ExtractiveBackend
@@ -18,7 +17,6 @@ from shards.errors import UserError
 from shards.format import digest
 
 RETRY_TEMPERATURE = 0.7  # of every generation after the first, unless the config asks for more
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 NO_EFFORT = {"attempts": 0, "rejected": [], "prompt_tokens": 0, "output_tokens": 0, "seconds": 0.0}
 
 
@@ -110,8 +108,8 @@ class Summarizer:
                 key = name.split("/")[0]
                 drafts[key].add(result)
                 shorter[key].append(self.fallback.extract(pieces[name]).text if reason else summary)
-            for key, sentences in shorter.items():
-                text = LongText(drafts[key].source.sample_id, " ".join(sentences), sentences)
+            for key, parts in shorter.items():
+                text = LongText(drafts[key].source.sample_id, " ".join(parts), parts)
                 if len(text.text) >= len(drafts[key].text.text):
                     raise context_too_small(text)
                 drafts[key].text = text
@@ -141,7 +139,7 @@ class Summarizer:
             "key": key,
             "text": draft.source.text,
             "summary": draft.summary,
-            "sentences": [s for s in SENTENCE_END.split(draft.summary) if s],
+            "sentences": sentences.split(draft.summary),
             "status": "ok" if ok else "fallback",
             "reason": None if ok else draft.rejected[-1],
             "rejected": draft.rejected,

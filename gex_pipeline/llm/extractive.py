@@ -6,6 +6,7 @@ from sumy.models.dom import ObjectDocumentModel, Paragraph, Sentence
 from sumy.summarizers.text_rank import TextRankSummarizer
 
 from gex_pipeline.llm.base import Result
+from gex_pipeline.sentences import ended
 from gex_pipeline.summaries import LongText
 
 
@@ -37,11 +38,6 @@ def summarize(sentences: list[str], max_words: int) -> list[str]:
         chosen.add(sentence)
     kept = [s for s in unique if s in chosen]
     return kept if len(kept) > 1 else [" ".join(kept[0].split()[:max_words])]
-
-
-def ended(sentence: str) -> str:
-    """Captions often have no full stop; two of them need one between."""
-    return sentence if sentence.endswith((".", "!", "?", "。", "！", "？")) else sentence + "."
 
 
 class ExtractiveBackend:
