@@ -39,10 +39,14 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(lines)), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     try:
-        return _run(argv[0], argv[1:])
+        code = _run(argv[0], argv[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # `gexia ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

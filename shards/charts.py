@@ -12,19 +12,19 @@ _GAP = 2
 
 def histogram(values: np.ndarray, unit: str, whole: bool = False) -> str:
     """An SVG histogram of non-negative numbers; `whole` for counts. The top percent is gathered in the last bar."""
-    low, top = 0.0, max(float(np.quantile(values, 0.99)), 1.0)
+    top = max(float(np.quantile(values, 0.99)), 1.0)
     step = _nice_step(top / 16, whole)
-    edges = np.arange(low, top + step, step)
+    edges = step * np.arange(math.floor(top / step) + 2)
     counts, _ = np.histogram(np.minimum(values, edges[-1] - step / 2), edges)
     highest = counts.max()
     bar = (WIDTH - _LEFT - _RIGHT) / len(counts)
-    tail = values.max() > edges[-1]
+    tail = values.max() >= edges[-1]
     bars = []
     for index, count in enumerate(counts):
         if count:
             height = max(1.5, (HEIGHT - _TOP - _BOTTOM) * count / highest)
             last = tail and index == len(counts) - 1
-            span = f"{edges[index]:g} or more" if last else f"{edges[index]:g} to {edges[index + 1]:g}"
+            span = f"{edges[index]:g} or more" if last else _span(edges[index], step, whole)
             bars.append(
                 f'<rect class="bar" x="{_LEFT + index * bar + _GAP / 2:.1f}" y="{HEIGHT - _BOTTOM - height:.1f}" '
                 f'width="{max(1.0, bar - _GAP):.1f}" height="{height:.1f}" rx="2">'
@@ -56,6 +56,12 @@ def _x_axis(edges: np.ndarray, unit: str) -> str:
     ]
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     return f'{"".join(ticks)}<text class="tick" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(unit)}</text>'
+
+
+def _span(start: float, step: float, whole: bool) -> str:
+    if not whole:
+        return f"{start:g} to {start + step:g}"
+    return f"{start:g}" if step == 1 else f"{start:g} to {start + step - 1:g}"
 
 
 def _nice_step(rough: float, whole: bool) -> float:

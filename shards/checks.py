@@ -14,7 +14,7 @@ def parse_fields(data: bytes) -> dict:
     """A sample's json; ValueError with the reason where it is not a JSON object."""
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"json is not valid: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"json is not an object but {type(fields).__name__}")

@@ -5,11 +5,18 @@ import argparse
 from tqdm import tqdm
 
 from shards import format, reader
+from shards.errors import UserError
 
 
 def main(argv: list[str]) -> int:
+    """Run a subcommand; returns its exit code. UserError for what cannot be read or written."""
     args = _parser().parse_args(argv)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"{args.dataset}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ REPORT = "report.html"
 _SHORT_CARDS, _LONG_CARDS = 12, 6
 _CLIP_FRAMES = 4  # thumbnails of each clip of a long sample
 _SHORT_FRAMES = 6
-_THUMB_HEIGHT = 136  # twice what the page shows, for dense screens
+_THUMB_WIDTH = 220  # twice what the page shows, for dense screens
 
 
 def write(dataset: Dataset) -> str:
@@ -44,12 +44,13 @@ def render(dataset: Dataset) -> str:
 
 
 def _header(dataset: Dataset, groups: list[stats.Group]) -> str:
-    hours = sum(group.seconds.sum() for group in groups if group.granularity == format.SHORT) / 3600
+    seconds = sum(group.seconds.sum() for group in groups if group.granularity == format.SHORT)
+    length = (f"{seconds / 3600:,.1f}", "hours of clips") if seconds >= 3600 else (f"{seconds / 60:.1f}", "minutes of clips")
     tiles = [
         (f"{sum(g.samples for g in groups if g.granularity == granularity):,}", f"{granularity} samples")
         for granularity in format.GRANULARITIES
     ]
-    tiles += [(f"{hours:,.2f}", "hours of clips"), (f"{sum(group.bytes for group in groups) / 1e6:,.1f}", "MB in tars")]
+    tiles += [length, (f"{sum(group.bytes for group in groups) / 1e6:,.1f}", "MB in tars")]
     shown = "".join(f"<div class=tile><b>{value}</b><span>{label}</span></div>" for value, label in tiles)
     manifest = dataset.manifest
     return (
@@ -112,7 +113,7 @@ def _short_card(dataset: Dataset, shard: Shard, line: dict) -> str:
     fields = json.loads(bytes(members["json"]))
     text = bytes(members.get("txt", b"")).decode()
     return (
-        f"<article class=card>{_strip(_pick(_frames(members), _SHORT_FRAMES))}<p class=caption>{escape(text)}</p>"
+        f"<article class=card>{_sheet(_pick(_frames(members), _SHORT_FRAMES))}<p class=caption>{escape(text)}</p>"
         f"<p class=meta>{_place(shard, line)} · {escape(str(fields['clip_id']))}</p></article>"
     )
 
@@ -122,7 +123,7 @@ def _long_card(dataset: Dataset, shard: Shard, line: dict) -> str:
     fields = json.loads(bytes(members["json"]))
     frames = _frames(members)
     clips = "".join(
-        f"<div>{_strip(_pick(frames[slice(*clip['frames'])], _CLIP_FRAMES))}<p>{escape(clip['caption'] or '')}</p></div>"
+        f"<div>{_sheet(_pick(frames[slice(*clip['frames'])], _CLIP_FRAMES))}<p>{escape(clip['caption'] or '')}</p></div>"
         for clip in fields["clips"]
     )
     return (
@@ -172,15 +173,15 @@ def _pick(items: list, count: int) -> list:
     return [items[len(items) * (2 * i + 1) // (2 * min(count, len(items)))] for i in range(min(count, len(items)))]
 
 
-def _strip(frames: list[memoryview]) -> str:
-    return f"<div class=strip>{''.join(map(_thumbnail, frames))}</div>"
+def _sheet(frames: list[memoryview]) -> str:
+    return f"<div class=sheet>{''.join(map(_thumbnail, frames))}</div>"
 
 
 def _thumbnail(jpeg: memoryview) -> str:
     image = Image.open(io.BytesIO(jpeg))
-    image.draft("RGB", (image.width, _THUMB_HEIGHT))
-    width = max(1, round(image.width * _THUMB_HEIGHT / image.height))
-    small = image.convert("RGB").resize((width, _THUMB_HEIGHT), Image.Resampling.BICUBIC, reducing_gap=2)
+    height = max(1, round(image.height * _THUMB_WIDTH / image.width))
+    image.draft("RGB", (_THUMB_WIDTH, height))
+    small = image.convert("RGB").resize((_THUMB_WIDTH, height), Image.Resampling.BICUBIC, reducing_gap=2)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=72)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}" alt="" loading=lazy>'

@@ -7,6 +7,7 @@ from shards.format import TAR_BLOCK
 
 END = bytes(2 * TAR_BLOCK)
 _ZERO = bytes(TAR_BLOCK)
+_PIECE = 1 << 24
 _REGULAR = b"0\0"
 _PAX, _GNU_LONG_NAME = b"x", b"L"
 
@@ -77,7 +78,7 @@ def scan(file: BinaryIO, read: bool = True) -> Iterator[Member]:
         regular = kind in _REGULAR
         data = None
         if read or not regular:
-            data = file.read(padded(size))
+            data = _read(file, padded(size))
             if len(data) < padded(size):
                 raise TarError(f"truncated at byte {start + len(data)}, inside {name}")
             data = data[:size]
@@ -119,23 +120,38 @@ def _parse_header(block: bytes, at: int, checksum: bool = False) -> tuple[str, i
 def _number(field: bytes) -> int:
     if field[0] == 0x80:  # GNU's base-256, for files over 8 GiB
         return int.from_bytes(field[1:], "big")
-    return int(field.rstrip(b"\0 ") or b"0", 8)
+    number = int(field.rstrip(b"\0 ") or b"0", 8)
+    if number < 0:
+        raise ValueError("negative number")
+    return number
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """Up to `size` bytes, in pieces: a damaged header may ask for more than there is memory."""
+    data = file.read(min(size, _PIECE))
+    while len(data) < size and (more := file.read(min(size - len(data), _PIECE))):
+        data += more
+    return data
 
 
 def _long_name(kind: bytes, data) -> str | None:
     """The name that an extension header gives the next file, if it is one that does."""
-    if kind == _GNU_LONG_NAME:
-        return bytes(data).rstrip(b"\0").decode()
-    if kind == _PAX:
-        return _pax_path(bytes(data))
-    return None
+    try:
+        if kind == _GNU_LONG_NAME:
+            return bytes(data).rstrip(b"\0").decode()
+        return _pax_path(bytes(data)) if kind == _PAX else None
+    except ValueError:
+        raise TarError("damaged extension header") from None
 
 
 def _pax_path(records: bytes) -> str | None:
     while records:
-        length, _, _ = records.partition(b" ")
-        keyword, _, value = records[len(length) + 1 : int(length) - 1].partition(b"=")
+        digits, _, _ = records.partition(b" ")
+        length = int(digits)
+        if length <= len(digits):
+            raise ValueError("a record shorter than its own length")
+        keyword, _, value = records[len(digits) + 1 : length - 1].partition(b"=")
         if keyword == b"path":
             return value.decode()
-        records = records[int(length) :]
+        records = records[length:]
     return None

@@ -87,6 +87,7 @@ class _ShardCheck:
         self.dataset, self.shard = dataset, shard
         self.lines: dict[str, list[dict]] | None = None  # the sidecar's samples by key; None: nothing to compare with
         self.runs: dict[str, list[_Run]] = {}
+        self.other_keys: dict[str, set[str]] = {}  # keys of shards that foreign keys here belong to
 
     def problems(self) -> Iterator[Problem]:
         for key, message in self._messages():
@@ -136,7 +137,7 @@ class _ShardCheck:
                 yield "", _digest_message(file, self.shard)
         for key, runs in self.runs.items():
             yield from ((key, message) for message in self._check_place(key, runs))
-        for key in (self.lines or {}).keys() - self.runs.keys():
+        for key in sorted((self.lines or {}).keys() - self.runs.keys()):
             yield key, "in the sidecar but not in the tar"
 
     def _check_run(self, key: str, group: list[tar.Member]) -> Iterator[tuple[str, str]]:
@@ -197,13 +198,17 @@ class _ShardCheck:
     def _foreign(self, key: str) -> str:
         """A key names its row, so one that stands in two shards is foreign to one of them."""
         for other in self.dataset.select(granularity=self.shard.granularity):
-            if key[: -format.INDEX_DIGITS] == f"{other.row:05d}":
-                try:
-                    if key in self.dataset.sidecar(other)["key"].to_pylist():
-                        return f"duplicate key: also in {other.path}"
-                except DatasetError:
-                    pass  # reported where that shard is checked
+            if key[: -format.INDEX_DIGITS] == f"{other.row:05d}" and key in self._keys_of(other):
+                return f"duplicate key: also in {other.path}"
         return f"key does not belong to row {self.shard.row}"
+
+    def _keys_of(self, other: Shard) -> set[str]:
+        if other.path not in self.other_keys:
+            try:
+                self.other_keys[other.path] = set(self.dataset.sidecar(other)["key"].to_pylist())
+            except DatasetError:
+                self.other_keys[other.path] = set()  # reported where that shard is checked
+        return self.other_keys[other.path]
 
 
 def _check_lines(lines: list[dict], run: _Run) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from make_dataset import make_dataset
 
 import gexia
@@ -358,6 +360,21 @@ def test_each_damage_is_found_as_exactly_that_problem(root, damage):
     assert [(p.path, p.key) for p in problems] == [(path, key)], problems
     assert message in problems[0].message
     assert "\n" not in problems[0].message
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_changed_byte_of_a_tar_is_found_and_never_crashes(root, data):
+    path = root / data.draw(st.sampled_from([SHORT, LONG, IMAGE]))
+    good = path.read_bytes()
+    bad = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 3))):
+        bad[data.draw(st.integers(0, len(bad) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bad)
+    problems = validate(str(root))
+    path.write_bytes(good)
+    assert problems or bad == good
+    assert not any("\n" in problem.message for problem in problems)
 
 
 def test_an_uncommitted_rows_tar_is_work_in_progress_and_no_problem(root):

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards import format, reader, storage
+from shards.tar import scan
 from shards.writer import ShardWriter
 
 FRAME = b"\xff\xd8 stands for a JPEG \xff\xd9"
@@ -281,6 +282,29 @@ def test_a_cut_tar_is_an_error_of_one_line_not_a_shorter_dataset(tmp_path, cut):
         with pytest.raises(reader.DatasetError, match="truncated at byte|no tar header") as caught:
             read(str(path))
         assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_tars_are_read_or_refused_but_never_hang_or_crash(data):
+    whole = bytearray(pax_tar())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255) | st.sampled_from(b"-0 x"))
+    for read in (lambda: reader.parse_members(whole), lambda: list(scan(io.BytesIO(whole)))):
+        try:
+            read()
+        except reader.TarError as error:
+            assert "\n" not in str(error)
+
+
+def pax_tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.json", "long-" * 30 + ".txt"):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = 3, 0.5
+            archive.addfile(info, io.BytesIO(b"abc"))
+    return out.getvalue()[: 9 * 512]
 
 
 @given(data=st.binary(max_size=2048))
