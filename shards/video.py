@@ -442,4 +442,4 @@ def target_size(width: int, height: int, pixel_aspect: Fraction | None, short_si
     """Stored size of a frame: square pixels, short side at most `short_side`, both sides even."""
     shown_width = width * (pixel_aspect or 1)
     scale = min(1, Fraction(short_side) / min(shown_width, height))
-    return tuple(max(2, round(side * scale / 2) * 2) for side in (shown_width, height))
+    return tuple(max(2, min(round(side * scale / 2), int(side) // 2) * 2) for side in (shown_width, height))

@@ -1,0 +1,130 @@
+"""The decoder process: what it costs when it crashes, hangs, or loses its parent. Real processes, real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from make_video import H264, pattern_video
+
+from gex_pipeline import decoder
+from gex_pipeline.config import FramesConfig
+from gex_pipeline.decoder import DecodedClip, FailedClip
+
+ROOT = Path(__file__).parents[2]
+# No clip ends before the other starts: each is in progress on its own.
+REQUESTS = [(str(i), i * 1000, i * 1000 + 1000) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "eight_seconds.mp4"
+    pattern_video(path, *H264, seconds=8)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def fresh_child():
+    decoder.close()
+    yield
+    decoder.close()
+
+
+def signalled(path, signal_number, after: list[str], timeout=30.0) -> dict[str, DecodedClip | FailedClip]:
+    """Results while each child that is working gets a signal once the clips named in `after` have come, one a child.
+
+    So many frames a clip do not fit into the pipe: the child waits for us in the middle of its work.
+    """
+    config = FramesConfig(per_clip=100, timeout_seconds=timeout)
+    results, due = {}, list(after)
+    for result in decoder.read_clips(path, REQUESTS, config):
+        results[result.clip_id] = result
+        if due and isinstance(result, DecodedClip) and result.clip_id == due[0]:
+            due.pop(0)
+            os.kill(decoder._current._process.pid, signal_number)
+    return results
+
+
+def kinds(results) -> dict[str, str]:
+    return {clip_id: result.kind for clip_id, result in results.items() if isinstance(result, FailedClip)}
+
+
+def test_one_child_serves_many_videos(path):
+    for _ in range(2):
+        results = list(decoder.read_clips(path, REQUESTS, FramesConfig(per_clip=3)))
+        assert [r.clip_id for r in results] == [r[0] for r in REQUESTS]
+        assert all(frame.startswith(b"\xff\xd8") for r in results for frame in [*r.frames, r.middle])
+        assert {(r.width, r.height, len(r.frames)) for r in results} == {(256, 64, 3)}
+        first = decoder._current._process.pid
+    assert decoder._current._process.pid == first
+
+
+def test_a_hang_costs_the_clip_in_progress(path):
+    started = time.monotonic()
+    results = signalled(path, signal.SIGSTOP, ["0"], timeout=1.0)
+    failed = kinds(results)
+    assert list(failed.values()) == ["timeout"] and len(results) == 8
+    assert time.monotonic() - started < 20
+
+
+def test_a_crash_costs_the_clip_in_progress(path):
+    results = signalled(path, signal.SIGSEGV, ["1"])
+    assert list(kinds(results).values()) == ["crash"]
+    assert len(results) == 8
+
+
+def test_a_child_killed_from_outside_costs_nothing(path):
+    assert kinds(signalled(path, signal.SIGKILL, ["2"])) == {}
+
+
+def test_a_video_that_costs_two_children_is_quarantined(tmp_path):
+    """Every child that opens this file hangs: it is stopped at its first sign of life."""
+    path = tmp_path / "video.mp4"
+    pattern_video(path, seconds=8)
+    stop = threading.Event()
+
+    def stop_children():
+        while not stop.is_set():
+            if (child := decoder._current) is not None and child.alive():
+                os.kill(child._process.pid, signal.SIGSTOP)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=stop_children)
+    thread.start()
+    try:
+        results = list(decoder.read_clips(str(path), REQUESTS, FramesConfig(timeout_seconds=0.5)))
+    finally:
+        stop.set()
+        thread.join()
+    assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6
+
+
+def test_the_child_dies_with_its_parent(path):
+    """Also when it cannot read its pipe: it is stopped while the parent gets kill -9."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from gex_pipeline import decoder\n"
+        "child = decoder._child()._process.pid\n"
+        "os.kill(child, signal.SIGSTOP)\n"
+        "print(child, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = psutil.Process(int(parent.stdout.readline()))
+    assert child.is_running()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_child_loads_neither_ray_nor_torch():
+    code = "import sys, gex_pipeline.decode_child, shards.video, simplejpeg; print({'ray', 'torch', 'polars'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert out.stdout.strip() == "set()"

@@ -1,0 +1,173 @@
+"""shards/video.py: the right frames, whatever the file. Every frame of these videos shows its own timestamp."""
+
+import bisect
+import os
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_video import H264, ffmpeg, pattern_video, shown_ms
+
+from shards import video
+from shards.video import Clip, Failure, Request
+
+X265 = ("-c:v", "libx265", "-crf", "10", "-x265-params", "log-level=none:keyint=40:open-gop=1")
+# name -> arguments of pattern_video
+FILES = {
+    "one_keyframe.mp4": [*H264[:4], "-g", "1000", "-bf", "0"],
+    "open_gop.mp4": [*H264[:4], "-g", "40", "-bf", "3", "-x264-params", "open-gop=1:b-pyramid=normal"],
+    "start_not_zero.mkv": [*H264, "-output_ts_offset", "1.3"],
+    "start_not_zero.ts": [*H264, "-output_ts_offset", "1.3"],
+    "no_real_timestamps.avi": H264,
+    "b_frames.avi": ["-c:v", "mpeg4", "-g", "40", "-bf", "2", "-q:v", "1"],
+    "hevc.mp4": X265,
+    "vp9.webm": ["-c:v", "libvpx-vp9", "-g", "40", "-crf", "10", "-b:v", "0", "-deadline", "realtime"],
+    "program_stream.mpg": ["-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "2"],
+    "raw.h264": H264,
+}
+# In the other files decord counts other frames than there are; it must then give none.
+DECORD_READS = {"one_keyframe.mp4", "open_gop.mp4", "start_not_zero.mkv", "hevc.mp4", "vp9.webm", "variable_rate.mp4"}
+VARIABLE_RATE = "setpts='round((N+8*floor(N/7))/25/TB)'"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for name, codec in FILES.items():
+        pattern_video(folder / name, *codec)
+    pattern_video(folder / "variable_rate.mp4", filter=VARIABLE_RATE)
+    # Cut between keyframes without encoding: an edit list hides the frames before the cut.
+    ffmpeg("-ss", "1.5", "-i", folder / "open_gop.mp4", "-c", "copy", folder / "edit_list.mp4")
+    return folder
+
+
+def truth(path) -> list[int]:
+    """What each frame shows, decoded one after the other by ffmpeg's own rules."""
+    with av.open(str(path)) as container:
+        return [shown_ms(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", [*FILES, "variable_rate.mp4", "edit_list.mp4"])
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_every_frame_is_the_one_whose_time_was_asked_for(folder, name, decoder):
+    path = str(folder / name)
+    timeline, shown = video.scan(path), truth(path)
+    assert len(shown) == len(timeline.ms) and timeline.ms[0] == 0
+    assert all(abs(showing - shown[0] - ms) <= 1 for showing, ms in zip(shown, timeline.ms.tolist()))
+    wanted = np.arange(3, len(timeline.ms), 7)
+    frames = dict(video._FRAMES[decoder](path, timeline, wanted, lambda: None))
+    assert list(frames) == wanted.tolist()
+    if decoder == "decord" and name not in DECORD_READS:
+        assert set(frames.values()) == {None}
+        return
+    assert {i: shown_ms(f.to_ndarray(format="rgb24")) for i, f in frames.items()} == {i: shown[i] for i in frames}
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_clips_show_what_is_on_screen_at_even_midpoints(folder, data):
+    name = data.draw(st.sampled_from(["open_gop.mp4", "variable_rate.mp4", "start_not_zero.ts", "hevc.mp4"]))
+    path, per_clip = str(folder / name), data.draw(st.integers(1, 6))
+    ms, end = (timeline := video.scan(path)).ms.tolist(), timeline.end_ms
+    spans = st.tuples(st.integers(0, end + 500), st.integers(1, 3000))
+    requests = [Request(str(i), s, s + d) for i, (s, d) in enumerate(data.draw(st.lists(spans, max_size=5)))]
+    results = {r.clip_id: r for r in video.read_clips(path, requests, per_clip, 256)}
+    assert set(results) == {request.clip_id for request in requests}
+    for request in requests:
+        result, stop = results[request.clip_id], min(request.end_ms, end)
+        inside = [t for t in ms if request.start_ms <= t < stop]
+        if not inside:
+            assert result.kind == ("start_after_end_of_video" if request.start_ms >= end else "no_frames")
+            continue
+        step = (stop - request.start_ms) / per_clip
+        times = [request.start_ms + (i + 0.5) * step for i in range(per_clip)]
+        times.append(request.start_ms + (stop - request.start_ms) / 2)
+        expected = [max(ms[bisect.bisect_right(ms, t) - 1], inside[0]) for t in times]
+        assert [*result.frame_ms, result.middle_ms] == expected
+        assert [shown_ms(f) for f in [*result.frames, result.middle]] == pytest.approx(expected, abs=1)
+        assert result.duration_ms == stop - request.start_ms
+
+
+def test_only_what_a_clip_needs_is_decoded(folder):
+    """The pass starts at the keyframe before the clip, ends with it, and leaves unreferenced frames out."""
+    path, decoded = str(folder / "open_gop.mp4"), []
+    requests = [Request("a", 2000, 2400)]
+    (clip,) = video.read_clips(path, requests, 1, 256, progress=decoded.append)
+    assert isinstance(clip, Clip) and len(decoded) < 30  # of 100 frames; keyframes are 40 apart
+
+
+def test_overlapping_clips_come_from_one_pass(folder):
+    path, decoded = str(folder / "one_keyframe.mp4"), []
+    requests = [Request(str(i), i * 100, None) for i in range(20)]
+    clips = list(video.read_clips(path, requests, 8, 256, progress=decoded.append))
+    assert len(clips) == 20 and len(decoded) <= 100 + 2 * 20 + 2
+
+
+def test_whole_file_and_single_image(folder, tmp_path):
+    (clip,) = video.read_clips(str(folder / "hevc.mp4"), [Request("whole", None, None)], 4, 256)
+    assert (clip.frame_ms, clip.middle_ms, clip.duration_ms) == ([480, 1480, 2480, 3480], 2000, 4000)
+    pattern_video(tmp_path / "still.jpg", "-frames:v", "1")
+    (still,) = video.read_clips(str(tmp_path / "still.jpg"), [Request("still", None, None)], 3, 256)
+    assert still.frame_ms == [0, 0, 0]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_flags_turn_the_picture(folder, tmp_path, degrees):
+    turned = tmp_path / f"{degrees}.mp4"
+    ffmpeg("-i", folder / "open_gop.mp4", "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
+    (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], 1, 256)
+    assert clip.frames[0].shape == ((64, 256, 3) if degrees == 180 else (256, 64, 3))
+    assert shown_ms(np.rot90(clip.frames[0], -degrees // 90)) == clip.frame_ms[0]
+
+
+def test_sizes_are_even_keep_the_shape_and_never_grow():
+    assert video.target_size(1280, 720, None, 256) == (456, 256)
+    assert video.target_size(720, 1280, None, 256) == (256, 456)
+    assert video.target_size(99, 51, None, 256) == (98, 50)
+    assert video.target_size(720, 576, 16 / 11, 288) == (524, 288)  # pixels wider than high
+
+
+def test_what_comes_before_damage_is_read_and_what_follows_is_not(folder, tmp_path):
+    """Zeros over one packet: clips up to it and from the next keyframe on are whole, the others fail."""
+    path = tmp_path / "damaged.mkv"
+    pattern_video(path, *H264[:4], "-g", "25", "-bf", "0", "-x264-params", "scenecut=0")
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][30]
+        where, size = path.read_bytes().find(bytes(packet)), packet.size
+    data = bytearray(path.read_bytes())
+    data[where : where + size] = b"\xff" * size
+    path.write_bytes(data)
+    requests = [Request(str(s), s, s + 400) for s in range(0, 3600, 400)]
+    results = {int(r.clip_id): r for r in video.read_clips(str(path), requests, 4, 256)}
+    assert {s for s, r in results.items() if isinstance(r, Failure)} == {1200, 1600}
+    assert {r.kind for r in results.values() if isinstance(r, Failure)} == {"corrupt"}
+    for start, clip in results.items():
+        if isinstance(clip, Clip):
+            assert [shown_ms(frame) for frame in clip.frames] == clip.frame_ms
+
+
+def test_files_that_are_no_videos_are_named_by_kind(tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", tmp_path / "sound.m4a")
+    names = ["text.mp4", "empty.mp4", "pipe.mp4", "sound.m4a", "missing.mp4", "."]
+    kinds = []
+    for name in names:
+        with pytest.raises(video.VideoError) as caught:
+            list(video.read_clips(str(tmp_path / name), [Request("a", None, None)], 1, 256))
+        kinds.append(caught.value.kind)
+    assert kinds == ["not_a_video", "empty_file", "not_a_file", "no_video_stream", "missing_file", "not_a_file"]
+
+
+def test_real_files_that_break_naive_readers(shared_data):
+    expected = {"av1_video.mkv": 125, "h265_video.mp4": 10, "unordered.mov": 4, "corrupted.mp4": 50}
+    for name, frames in expected.items():
+        path = str(shared_data / "edge" / name)
+        assert len(video.scan(path).ms) == frames
+        whole, first = Request("whole", None, None), Request("first", 0, 100)
+        results = {r.clip_id: r for r in video.read_clips(path, [whole, first], 4, 256)}
+        assert isinstance(results["first"], Clip)
+        assert isinstance(results["whole"], Failure if name == "corrupted.mp4" else Clip)
