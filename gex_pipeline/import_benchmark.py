@@ -112,7 +112,7 @@ def _print_coverage(name: str, rows: pl.DataFrame, coverage: Coverage) -> None:
     if coverage.missing:
         shown = ", ".join(coverage.missing[:SHOWN_MISSING])
         more = len(coverage.missing) - SHOWN_MISSING
-        print(f"missing: {shown}{f' and {more:,} more' if more > 0 else ''} (all in {FOLDER}/{RECORD})")
+        print(f"missing: {shown}{f' and {more:,} more' if more > 0 else ''}")
 
 
 def _print_published(output: str, rows: pl.DataFrame) -> None:
@@ -127,3 +127,4 @@ def _print_published(output: str, rows: pl.DataFrame) -> None:
             f"{split}: {published['videos']:,} of {annotated['videos']:,} videos, "
             f"{published['samples']:,} of {annotated['samples']:,} samples"
         )
+    print(f"what was annotated, and what is missing: {storage.join(output, FOLDER, RECORD)}")

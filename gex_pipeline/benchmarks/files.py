@@ -95,7 +95,7 @@ def read_json_lines(url: str) -> list[dict]:
 
 def read_csv(url: str, columns: int) -> list[list[str]]:
     """Rows of a csv without a header; each must have `columns` fields."""
-    rows = [row for row in csv.reader(io.StringIO(read_text(url), newline="")) if row]
+    rows = [row for row in _csv_rows(url, csv.reader(io.StringIO(read_text(url), newline=""))) if row]
     for number, row in enumerate(rows, 1):
         if len(row) != columns:
             raise UserError(f"{url}, row {number}: {len(row)} columns, expected {columns}")
@@ -105,10 +105,21 @@ def read_csv(url: str, columns: int) -> list[list[str]]:
 def read_csv_table(url: str, needed: tuple[str, ...]) -> list[dict[str, str]]:
     """Rows of a csv with a header, which must name the columns `needed`."""
     reader = csv.DictReader(io.StringIO(read_text(url), newline=""))
-    missing = [name for name in needed if name not in (reader.fieldnames or [])]
-    if missing:
-        raise UserError(f"{url}: no column {', '.join(missing)} (has {', '.join(reader.fieldnames or ['nothing'])})")
-    return list(reader)
+    rows = _csv_rows(url, reader)
+    names = reader.fieldnames or ["nothing"]
+    if missing := [name for name in needed if name not in names]:
+        raise UserError(f"{url}: no column {', '.join(missing)} (has {', '.join(names)})")
+    for number, row in enumerate(rows, 1):
+        if cut_off := [name for name in needed if row[name] is None]:
+            raise UserError(f"{url}, row {number}: ends before its column {cut_off[0]}")
+    return rows
+
+
+def _csv_rows(url: str, reader) -> list:
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise UserError(f"{url}, line {reader.line_num}: {error}") from None
 
 
 @contextmanager
@@ -118,6 +129,6 @@ def reading(url: str, where: str = ""):
     try:
         yield
     except KeyError as error:
-        raise UserError(f"{place}: no {error}") from None
-    except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{place}: no {error}") from error
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from error

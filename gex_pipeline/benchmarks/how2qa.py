@@ -22,8 +22,7 @@ def read(annotations: Annotations) -> pa.Table:
         parsed = _jsonl(url) if url.endswith(".jsonl") else _csv(url)
         for number, row in enumerate(parsed):
             row["options"] = [records.clean(option) for option in row["options"]]
-            if row["answer_id"] is not None:
-                row["answer"] = row["options"][row["answer_id"]]
+            row["answer"] = None if row["answer_id"] is None else row["options"][row["answer_id"]]
             # Some videos have questions in two splits, but a source belongs to one.
             ids = {"clip_id": f"how2qa_{split}_{number:05d}", "source_id": f"{row['video']}:{split}", "split": split}
             rows.append(ids | row | {"question": records.clean(row["question"])})
@@ -54,6 +53,8 @@ def _jsonl(url: str):
         with reading(url, f"line {number}"):
             start, end = map(float, row["ts"].split("-"))
             video, window, _ = row["vid_name"].rsplit("_", 2)
+            if (answer := row.get("answer_idx")) not in (None, 0, 1, 2, 3):
+                raise ValueError(f"answer_idx is {answer!r}, expected 0 to 3")
             yield {
                 "video": row["vid_name"],
                 "start": start,
@@ -62,5 +63,5 @@ def _jsonl(url: str):
                 "alt_shift": float(window),
                 "question": row["q"],
                 "options": [row[f"a{i}"] for i in range(4)],
-                "answer_id": None if row.get("answer_idx") is None else int(row["answer_idx"]),
+                "answer_id": answer,
             }

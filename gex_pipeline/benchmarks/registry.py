@@ -23,7 +23,7 @@ from gex_pipeline.benchmarks import (
     timed_sentences,
     videos,
 )
-from gex_pipeline.benchmarks.files import Annotations
+from gex_pipeline.benchmarks.files import Annotations, reading
 from gex_pipeline.benchmarks.videos import Coverage
 from shards.errors import UserError
 
@@ -87,12 +87,13 @@ def parse(name: str, annotations: str, variant: str | None = None, paths: list[s
     Raises `UserError` for an unknown benchmark or variant, and for files that are missing or malformed.
     """
     chosen = variant_of(name, variant)
-    arguments = [Annotations(annotations)]
+    arguments: list = [Annotations(annotations)]
     if chosen is not None:
         arguments.append(chosen)
     if BENCHMARKS[name].from_listing:
         arguments.append(paths)
-    return BENCHMARKS[name].parse(*arguments)
+    with reading(f"--annotations {annotations}"):  # whatever a parser did not name more closely
+        return BENCHMARKS[name].parse(*arguments)
 
 
 def read(name: str, annotations: str, videos_root: str, variant: str | None = None) -> tuple[pl.DataFrame, Coverage]:

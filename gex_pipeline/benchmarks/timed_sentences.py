@@ -33,14 +33,13 @@ def paragraphs(annotations: Annotations) -> pa.Table:
     return records.table(rows)
 
 
-def sentences(annotations: Annotations) -> pa.Table:
-    """One record a timed sentence, in the order of the file."""
+def sentences(url: str) -> pa.Table:
+    """One record a timed sentence of a file, in its order."""
     rows = []
-    for name in annotations.names:
-        for video, entry in _entries(annotations.url(name)):
-            for number, (sentence, start, end) in enumerate(entry["parts"]):
-                clip = {"clip_id": f"{video}_{number:03d}", "start": start, "end": end}
-                rows.append(_video(video) | clip | {"caption": records.clean(sentence)})
+    for video, entry in _entries(url):
+        for number, (sentence, start, end) in enumerate(entry["parts"]):
+            clip = {"clip_id": f"{video}_{number:03d}", "start": start, "end": end}
+            rows.append(_video(video) | clip | {"caption": sentence})
     return records.table(rows)
 
 
@@ -56,7 +55,7 @@ def _entries(url: str):
             times = [(float(start), float(end)) for start, end in entry["timestamps"]]
             if len(times) != len(entry["sentences"]):
                 raise ValueError(f"{len(times)} timestamps for {len(entry['sentences'])} sentences")
-            parts = [(sentence, *time) for sentence, time in zip(entry["sentences"], times)]
+            parts = [(records.clean(sentence), *time) for sentence, time in zip(entry["sentences"], times)]
             yield name, {"duration": float(entry["duration"]), "parts": parts}
 
 

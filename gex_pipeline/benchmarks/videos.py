@@ -24,7 +24,7 @@ class Coverage:
     missing: list[str]  # names, sorted
 
     def __str__(self):
-        return f"{self.total - len(self.missing)} of {self.total} videos"
+        return f"{self.total - len(self.missing):,} of {self.total:,} videos"
 
 
 def listing(root: str) -> list[str]:

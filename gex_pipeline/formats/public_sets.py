@@ -6,7 +6,6 @@ Their videos are named by id; the catalog finds the files under `input.video_roo
 import polars as pl
 
 from gex_pipeline.benchmarks import timed_sentences
-from gex_pipeline.benchmarks.files import Annotations
 from gex_pipeline.formats.table import LINE, Table
 from shards.errors import UserError
 
@@ -16,7 +15,7 @@ _WEBVID = ("videoid", "name", "duration")
 
 def read_timed_sentences(url: str) -> Table:
     """`{"v_ID": {"duration", "timestamps", "sentences"}}`: a clip for each timed sentence."""
-    frame = pl.from_arrow(timed_sentences.sentences(Annotations(url)))
+    frame = pl.from_arrow(timed_sentences.sentences(url))
     named = frame.select(column.name for column in frame if column.null_count() < frame.height)
     return Table(named.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE)))
 

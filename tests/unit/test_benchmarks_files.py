@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from gex_pipeline.benchmarks import lvu, registry, timed_sentences
-from gex_pipeline.benchmarks.files import Annotations
 from shards.errors import UserError
 
 REAL = Path(__file__).parents[2] / "../shared/data/annotations"
@@ -43,9 +42,11 @@ def test_activitynet_paragraphs(path, counts, sentences):
     assert all(len(row["video"]) == 11 and row["alt_video"] == "v_" + row["video"] for row in rows)
 
 
-@pytest.mark.parametrize("path, videos, clips", [("activitynet/val_1.json", 4_917, 17_505), ("youcook2", 457, 3_492)])
+@pytest.mark.parametrize(
+    "path, videos, clips", [("activitynet/val_1.json", 4_917, 17_505), ("youcook2/yc2_val.json", 457, 3_492)]
+)
 def test_timed_sentences_as_clips(path, videos, clips):
-    rows = timed_sentences.sentences(Annotations(str(REAL / path))).to_pylist()
+    rows = timed_sentences.sentences(str(REAL / path)).to_pylist()
     assert len(rows) == clips == len({row["clip_id"] for row in rows})
     assert len({row["source_id"] for row in rows}) == videos
     assert all(row["start"] < row["end"] and row["caption"] for row in rows)

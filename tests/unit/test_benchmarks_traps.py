@@ -337,3 +337,48 @@ def test_whole_read_drops_columns_that_nobody_fills(parse, tmp_path):
     rows, coverage = registry.read("coin", str(tmp_path / "COIN.json"), str(tmp_path / "v"))
     assert rows.columns == ["clip_id", "source_id", "video", "duration", "split", "label", "label_id"]
     assert str(coverage) == "1 of 1 videos"
+
+
+VALID = {
+    "activitynet": {"val_1.json": {"v_x": {"duration": 2, "timestamps": [[0, 1]], "sentences": ["a"]}}},
+    "coin": {"COIN.json": {"database": {"a": {"duration": 1, "class": "X", "subset": "training", "recipe_type": 0}}}},
+    "didemo": {"val_data.json": [{"video": "a", "description": "b"}]},
+    "msrvtt": {
+        "MSRVTT_train.9k.csv": "video_id\nvideo1\n",
+        "MSRVTT_data.json": {"sentences": [{"video_id": "video1", "caption": "a"}]},
+    },
+    "msvd": {"raw-captions.json": {"a": ["b"]}, "val_list.txt": "a\n"},
+    "msrvtt_qa": {"val_qa.json": [{"video_id": 1, "question": "a", "answer": "b"}]},
+    "imagenet": {"classnames.json": ["a"]},
+    "how2qa": {
+        "how2qa_val_release.jsonl": {"vid_name": "x_0_60", "ts": "0-1", "q": "?", "answer_idx": 3}
+        | {f"a{i}": "b" for i in range(4)}
+    },
+}
+
+
+def paths_of(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from paths_of(child, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_any_value_of_another_kind_is_read_or_refused_in_one_line(parse, name):
+    file = next(file for file, content in VALID[name].items() if not isinstance(content, str))
+    assert parse(name, VALID[name], paths=["/d/n/a.jpg"] if name == "imagenet" else [])
+    for path in paths_of(VALID[name][file]):
+        for new in (None, 7, -0.5, True, "", "w\nz", [], [[]], {}, {"a": None}):
+            try:
+                parse(name, {file: replaced(VALID[name][file], path, new)}, paths=["/d/n/a.jpg"])
+            except UserError as error:
+                assert "\n" not in str(error)
