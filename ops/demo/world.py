@@ -98,7 +98,8 @@ class Scene:
     @property
     def caption(self) -> str:
         """The scene in words: everything that shows, nothing that does not."""
-        return f"{' while '.join(map(str, self.acts))} over {self.background}"
+        words = f"{' while '.join(map(str, self.acts))} over {self.background}"
+        return words[0].upper() + words[1:]
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,6 @@ class Source:
 
 def imagine(sources: int, scenes: int = 4, val_sources: int = 0, seed: int = 0) -> list[Source]:
     """Sources of a world; all captions differ. The last `val_sources` are the split "val"."""
-    if not 0 <= val_sources <= sources:
-        raise ValueError(f"val_sources is {val_sources}, outside 0..{sources}")
     rng = np.random.default_rng(seed)
     captions: set[str] = set()
     return [
@@ -368,6 +367,8 @@ def main() -> None:
     parser.add_argument("--val-sources", type=int, default=64, help="videos held out as the split val")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not 0 <= args.val_sources <= args.sources:
+        parser.error(f"--val-sources {args.val_sources} of --sources {args.sources}: more than there are")
     clips = build(args.output, args.sources, args.scenes, args.val_sources, args.seed)
     print(f"{args.sources * args.scenes} clips in {args.sources} videos: {clips}")
 
