@@ -45,7 +45,7 @@ def listing(root: str) -> list[str]:
 
 
 def index(paths: list[str]) -> pl.DataFrame:
-    """Table (name, path): every file under its whole name and under its name without the ending.
+    """Table (name, path) of sorted paths: every file under its whole name and under its name without the ending.
 
     Of two files with one name, the ending first in `EXTENSIONS` wins, then the smaller path.
     """
@@ -55,7 +55,7 @@ def index(paths: list[str]) -> pl.DataFrame:
     extension = pl.col("name").str.extract(ENDING, 1).str.to_lowercase()
     rank = extension.replace_strict(EXTENSIONS, range(len(EXTENSIONS)), return_dtype=pl.Int32)
     stems = files.with_columns(name=_stem("name"), rank=rank)
-    return pl.concat([files, stems]).sort("rank", "path").unique("name", keep="first").select("name", "path")
+    return pl.concat([files, stems]).sort("rank", maintain_order=True).unique("name", keep="first").select("name", "path")
 
 
 def _stem(column: str) -> pl.Expr:
