@@ -1,5 +1,6 @@
 """What the scripts can be told, and how they start and end. Keys are dotted paths of these dataclasses."""
 
+import argparse
 import os
 import sys
 import time
@@ -84,17 +85,22 @@ def run_identity(config: PretrainConfig, digests: list[str]) -> dict:
 
 def parse(config_class: type, argv: list[str] | None = None):
     """A config from `--config FILE` and `--key value`; UserError names an unknown key or a wrong type."""
+    # A repeated --data makes a list; jsonargparse alone would want one JSON list.
+    repeated = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    repeated.add_argument("--data", action="append")
     parser = ArgumentParser(exit_on_error=False, description=config_class.__doc__)
     parser.add_argument("--config", action="config", help="YAML file; keys given after it win")
-    parser.add_class_arguments(config_class, skip={"data"})
-    parser.add_argument("--data", type=str, action="append", help="dataset, a folder or URL; can be repeated")
+    parser.add_class_arguments(config_class)
     try:
-        values = parser.parse_args(argv)
-    except ArgumentError as error:
+        given, rest = repeated.parse_known_args(argv)
+        values = parser.parse_args(rest)
+    except (ArgumentError, argparse.ArgumentError) as error:
         raise UserError(" ".join(str(error).split())) from None
+    if given.data:
+        values.data = given.data
     values = parser.instantiate(values)
     values.pop("config")
-    return config_class(**{**values, "data": values["data"] or []})
+    return config_class(**values)
 
 
 def run_script(config_class: type, job: Callable) -> None:

@@ -1,0 +1,160 @@
+"""Real launches of trainer/pretrain.py and trainer/evaluate.py on the CPU: any number of ranks, any interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from make_dataset import make_dataset
+
+ROOT = Path(__file__).parents[2]
+ARCH = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+CONFIG = {
+    "streams": {
+        "svst": {"folder": "short", "texts": ["caption"], "iter": {"video": 1, "caption": 1}, "frames": 3, "batch": 8},
+        "lv": {
+            "folder": "long",
+            "texts": ["long", "summary"],
+            "iter": {"video": 3, "long": 2, "summary": 1},
+            "frames": 6,
+            "batch": 4,
+        },
+        "it": {"folder": "image", "texts": ["caption"], "iter": {"video": 0, "caption": 1}, "frames": 1, "batch": 8},
+    },
+    "loader": {"size": 32, "workers": 1},
+    "optim": {"lr": 1e-3, "towers_lr": 3e-4, "warmup": 4},
+    "checkpoint": {"every_steps": 5, "keep": 2},
+    "log_every": 5,
+    "trackers": [],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with a dataset (`data`), an architecture and a config (`config.yaml`), dropout off."""
+    home = tmp_path_factory.mktemp("pretrain")
+    make_dataset(home / "data", size=(48, 40))
+    (home / "arch.json").write_text(json.dumps(ARCH))
+    config = CONFIG | {"model": {"name": str(home / "arch.json"), "heads": 2}, "data": [str(home / "data")]}
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    return home
+
+
+def launch(script: str, ranks: int, *arguments) -> subprocess.Popen:
+    """`accelerate launch` of a script with so many gloo processes."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines=1"]
+    launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--num_processes={ranks}"]
+    launcher += ["--multi_gpu", "--main_process_port=0"] if ranks > 1 else ["--cpu"]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [*launcher, str(ROOT / "trainer" / script), *map(str, arguments)]
+    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def records(output: Path) -> dict[int, dict]:
+    """metrics.jsonl by step; every step is there once."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in lines] == list(range(1, len(lines) + 1))
+    return {record["step"]: record for record in lines}
+
+
+def wait_for_step(output: Path, step: int, process: subprocess.Popen) -> None:
+    path = output / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (path.exists() and f'{{"step": {step},' in path.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that run the script (not their workers)."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "pretrain.py" in " ".join(child.cmdline())]
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.kill()
+    process.wait()
+    psutil.wait_procs(family[1:], timeout=20)
+
+
+@pytest.fixture(scope="module")
+def one_and_two_ranks(home) -> dict[int, Path]:
+    """Six steps on 1 rank and on 2, of the same global batches."""
+    outputs = {ranks: home / f"ranks-{ranks}" for ranks in (1, 2)}
+    config = ["--config", home / "config.yaml", "--steps", 6]
+    running = [launch("pretrain.py", ranks, *config, "--output", output) for ranks, output in outputs.items()]
+    for process in running:
+        finish(process)
+    return outputs
+
+
+def test_one_rank_and_two_have_the_same_losses_over_all_streams(one_and_two_ranks):
+    one, two = (records(output) for output in one_and_two_ranks.values())
+    assert {record["stream"] for record in one.values()} == {"svst", "lv", "it"}
+    for step in range(1, 7):
+        assert two[step]["stream"] == one[step]["stream"]
+        assert two[step]["loss"] == pytest.approx(one[step]["loss"], rel=0, abs=1e-5)
+        assert two[step]["grad_norm"] == pytest.approx(one[step]["grad_norm"], rel=1e-3)
+
+
+def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two_ranks):
+    common = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--task", "retrieval"]
+    running = [launch("evaluate.py", r, *common, "--output", home / f"eval-{r}", "--batch", 3) for r in (1, 2)]
+    printed = [finish(process) for process in running]
+    one, two = (json.loads((home / f"eval-{ranks}" / "retrieval.json").read_text()) for ranks in (1, 2))
+    assert one == two
+    results = one["datasets"][0]["results"]
+    assert [(r["granularity"], r["view"]) for r in results[::2]] == [
+        ("short", "caption"),
+        ("long", "long"),
+        ("long", "summary"),
+        ("image", "caption"),
+    ]
+    assert results[0]["candidates"] == 10 and results[0]["chance"]["R@1"] == 10
+    assert one["settings"]["long"] == {"iter": {"video": 3, "long": 2, "summary": 1}, "frames": 6}
+    table = (home / "eval-2" / "retrieval.md").read_text()
+    assert table in printed[1] and "chance" in table and printed[1].count("| direction |") == 1
+
+
+def test_a_run_that_was_stopped_and_killed_ends_as_an_uninterrupted_one(home):
+    """SIGUSR1 to one of two ranks, then kill -9 of everything; dropout and augmentation on."""
+    common = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--model.patch_dropout", 0.3, "--steps", 20]
+    calm, shaken = home / "calm", home / "shaken"
+    calm_run = launch("pretrain.py", 2, *common, "--output", calm)
+    first = launch("pretrain.py", 2, *common, "--output", shaken)
+    wait_for_step(shaken, 3, first)
+    ranks_of(first)[-1].send_signal(signal.SIGUSR1)
+    assert "stopped after step" in finish(first)
+    stopped_at = len(records(shaken))
+    assert 3 <= stopped_at < 20
+    finish(calm_run)
+
+    second = launch("pretrain.py", 2, *common, "--output", shaken)
+    wait_for_step(shaken, 12, second)
+    kill_all(second)
+    last = launch("pretrain.py", 2, *common, "--output", shaken)
+    assert f"from step {(len(records(shaken)) // 5) * 5}" in finish(last)
+
+    expected, found = records(calm), records(shaken)
+    assert found.keys() == expected.keys()
+    for step, record in expected.items():
+        assert found[step]["loss"] == pytest.approx(record["loss"], rel=0, abs=1e-6), step
+    assert (shaken / "model" / "model.safetensors").read_bytes() == (calm / "model" / "model.safetensors").read_bytes()
