@@ -72,7 +72,8 @@ class Output:
                 storage.delete(storage.join(self.root, format.commit_path(record["row"])))
 
     def publish(self, config: ExpandConfig, plan_digest: str) -> dict:
-        """Write the manifest over all committed rows and return it."""
+        """Write the manifest over all committed rows and return it; what killed runs left half-written goes."""
+        storage.remove_temporaries(self.root)
         digest = identity.config_digest(config)
         return publish.build_manifest(self.root, digest, plan_digest, identity.frame_settings(config), identity.versions())
 

@@ -6,6 +6,7 @@ A remote object appears when its upload completes, which object stores make atom
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from shards.errors import UserError
 
 # Errors of os.link where a file system (FAT, many network mounts) has no hard links.
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what temporary_name makes
 
 
 def local_path(url: str) -> str | None:
@@ -173,6 +175,18 @@ def temporary_name(path: str) -> str:
     """A fresh name beside a local path that no listing shows."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def remove_temporaries(root: str) -> None:
+    """Delete the temporaries that killed writers left anywhere under a local folder; nothing may be writing there.
+
+    A remote store has none: what was not completed never existed.
+    """
+    path = local_path(root)
+    for folder, _, names in os.walk(path) if path is not None else ():
+        for name in filter(_TEMPORARY.fullmatch, names):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _remote(url: str):

@@ -91,7 +91,7 @@ class _ShardCheck:
 
     def problems(self) -> Iterator[Problem]:
         for key, message in self._messages():
-            yield Problem(self.shard.path, key, message)
+            yield Problem(self.shard.path, *(" ".join(text.split()) for text in (key, message)))
 
     def _messages(self) -> Iterator[tuple[str, str]]:
         url = self.dataset.shard_url(self.shard)
@@ -118,6 +118,9 @@ class _ShardCheck:
         ok = [line for line in lines if line["status"] == "ok"]
         if len(ok) != self.shard.samples:
             yield "", f"the sidecar lists {len(ok)} samples, the manifest {self.shard.samples}"
+        duration = sum(line["duration_ms"] or 0 for line in ok)
+        if duration != self.shard.duration_ms:
+            yield "", f"the sidecar's samples last {duration} ms, the manifest says {self.shard.duration_ms}"
         self.lines = {key: list(group) for key, group in groupby(sorted(ok, key=_line_key), key=_line_key)}
 
     def _check_tar(self, file: "_Hashing") -> Iterator[tuple[str, str]]:

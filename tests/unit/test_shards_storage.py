@@ -89,6 +89,16 @@ def test_publishing_from_another_file_system_is_a_move_too(tmp_path):
     assert os.listdir(tmp_path / "out") == ["a.tar"] and not os.path.exists(local)
 
 
+def test_what_killed_writers_left_can_be_removed_and_nothing_else(tmp_path):
+    (tmp_path / "train").mkdir()
+    kept = [tmp_path / ".lock", tmp_path / "train" / "00000.tar", tmp_path / "train" / ".hidden.tmp"]
+    left = [storage.temporary_name(str(path)) for path in (tmp_path / "a.json", tmp_path / "train" / "00000.tar")]
+    for path in (*kept, *left):
+        open(path, "w").close()
+    storage.remove_temporaries(str(tmp_path))
+    assert all(path.exists() for path in kept) and not any(map(os.path.exists, left))
+
+
 def test_a_url_that_nothing_can_open_is_the_users_error():
     with pytest.raises(UserError, match="nosuch://bucket/x: cannot open this kind of URL"):
         storage.read_bytes("nosuch://bucket/x")

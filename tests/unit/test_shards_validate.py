@@ -169,17 +169,17 @@ def members_not_adjacent(root):
 
 
 def sidecar_lacks_sample(root):
-    edit_sidecar(root, SHORT, lambda lines: lines[1:], samples=2)
+    edit_sidecar(root, SHORT, lambda lines: lines[1:], samples=2, duration_ms=8000)
     return SHORT, "000000000", "in the tar but not in the sidecar"
 
 
 def sidecar_lists_absent_sample(root):
-    edit_sidecar(root, SHORT, lambda lines: [*lines, {**lines[0], "key": "000000099"}], samples=4)
+    edit_sidecar(root, SHORT, lambda lines: [*lines, {**lines[0], "key": "000000099"}], samples=4, duration_ms=16000)
     return SHORT, "000000099", "in the sidecar but not in the tar"
 
 
 def sidecar_lists_sample_twice(root):
-    edit_sidecar(root, SHORT, lambda lines: [*lines, lines[0]], samples=4)
+    edit_sidecar(root, SHORT, lambda lines: [*lines, lines[0]], samples=4, duration_ms=16000)
     return SHORT, "000000000", "the sidecar lists it 2 times"
 
 
@@ -206,6 +206,11 @@ def sidecar_sample_id(root):
 def manifest_samples(root):
     edit_manifest(root, SHORT, samples=7)
     return SHORT, "", "the sidecar lists 3 samples, the manifest 7"
+
+
+def manifest_duration(root):
+    edit_manifest(root, SHORT, duration_ms=1)
+    return SHORT, "", "last 12000 ms, the manifest says 1"
 
 
 def manifest_path(root):
@@ -345,7 +350,7 @@ DAMAGES = [
     extra_member, extra_frame, members_in_another_order, member_without_key, duplicate_key_adjacent,
     duplicate_key_later, duplicate_key_in_another_shard, key_of_no_row, members_not_adjacent, sidecar_lacks_sample,
     sidecar_lists_absent_sample, sidecar_lists_sample_twice, sidecar_offset, sidecar_frames, sidecar_members,
-    sidecar_sample_id, manifest_samples, manifest_path, manifest_digest, manifest_counts,
+    sidecar_sample_id, manifest_samples, manifest_duration, manifest_path, manifest_digest, manifest_counts,
     unlisted_tar_of_a_committed_row, invalid_json, json_that_is_a_list, json_lacks_fields, json_of_another_sample,
     json_of_another_split, empty_text, empty_summary, text_that_is_not_utf8, empty_sentence, no_caption_sentences,
     time_goes_back, time_outside_the_clip, time_outside_a_clip_of_a_long_sample, times_that_are_no_integers,
@@ -448,7 +453,8 @@ def rebuild(root: Path, path: str, change) -> None:
         frames = sum(name.endswith("jpg") for name in names)
         fields = before.get(place["key"]) or {**template, "sample_id": json_sample_id(members, place["key"], template)}
         lines.append({**fields, **place, "frames": frames})
-    edit_sidecar(root, path, lambda _: lines, samples=len(lines), **tar_facts(root / path))
+    duration = sum(line["duration_ms"] for line in lines)
+    edit_sidecar(root, path, lambda _: lines, samples=len(lines), duration_ms=duration, **tar_facts(root / path))
 
 
 def json_sample_id(members, key, template):
