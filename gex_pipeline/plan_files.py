@@ -24,7 +24,7 @@ GROUP_CLIPS = 1 << 13  # about this many clips a parquet row group: what reading
 LAYOUT_SCHEMA = pa.schema(
     [
         ("row", pa.int32()),
-        ("split", pa.string()),
+        ("split", pa.large_string()),
         ("group", pa.int32()),  # number within the row
         ("long", pa.bool_()),  # the group has at least min_clips clips
         ("position", pa.int32()),  # within the group
@@ -149,20 +149,22 @@ def _write_part(plan: Plan, rows: pl.DataFrame, url: str, known_sha256: str | No
 
 def _encode(plan: Plan, rows: pl.DataFrame, path: str) -> None:
     rows_per_group = max(1, GROUP_CLIPS // plan.target)
-    ends = plan.rows["clips"].cast(pl.Int64).cum_sum()
+    clips = _clips(plan, rows)
+    begin = 0
     with pq.ParquetWriter(path, PLAN_SCHEMA, compression="zstd", compression_level=1, use_dictionary=_DICTIONARY) as writer:
-        for group in rows.iter_slices(rows_per_group):
-            last = ends[int(group["row"][-1])]
-            first = ends[int(group["row"][0])] - int(group["clips"][0])
-            writer.write_table(_clips(plan, group, first, last), row_group_size=last - first)
+        for group in rows["clips"].cast(pl.Int64).to_frame().iter_slices(rows_per_group):
+            size = group.to_series().sum()
+            writer.write_table(clips.slice(begin, size), row_group_size=size)
+            begin += size
 
 
-def _clips(plan: Plan, rows: pl.DataFrame, first: int, last: int) -> pa.Table:
-    """Clips first … last of the plan, PLAN_SCHEMA, in one chunk: how a chunk is cut would show in the file's bytes."""
-    clips = plan.clips[plan.index[first:last]].drop("split")
+def _clips(plan: Plan, rows: pl.DataFrame) -> pa.Table:
+    """The clips of consecutive rows, PLAN_SCHEMA, in one chunk: how a table is chunked would show in the file's bytes."""
+    first, end = np.searchsorted(plan.layout["row"].to_numpy(), [rows["row"][0], rows["row"][-1] + 1])
+    clips = plan.clips.drop("split")[pl.Series(plan.index[first:end])]
     split = rows.select(pl.col("split").repeat_by("clips").explode())
-    frame = pl.concat([plan.layout[first:last], split, clips], how="horizontal").select(PLAN_SCHEMA.names)
-    return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).cast(PLAN_SCHEMA).combine_chunks()
+    frame = pl.concat([plan.layout[first:end], split, clips], how="horizontal").select(PLAN_SCHEMA.names)
+    return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).cast(PLAN_SCHEMA)
 
 
 def _other_plan(where: str) -> UserError:
