@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gex_pipeline.config import RayConfig
 from shards.errors import UserError
@@ -16,32 +19,36 @@ def inside_job() -> bool:
 
 
 class Session:
-    """Ray for the duration of a job, started when it is first needed. A cluster that was joined goes on afterwards."""
+    """Ray for the duration of a job, started when it is first needed. A cluster that was joined goes on afterwards,
+    and so does the connection of a caller that has one already."""
 
     def __init__(self, config: RayConfig):
         self._config, self._started = config, False
 
     def start(self) -> None:
-        if self._started:
-            return
         # Loggers of Ray's that read their level here; their news is in our progress lines and in Ray's log files.
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
 
-        address = self._config.address or (None if inside_job() else "local")
-        # A private Ray takes the number of cores; a cluster knows its own.
-        private = {"num_cpus": self._config.num_cpus, "include_dashboard": False} if address == "local" else {}
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **private)
-        except (ConnectionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"ray.address: cannot join a Ray cluster at {address}: {reason}") from None
-        self._started = True
+        if not ray.is_initialized():
+            self._connect(ray)
+            self._started = True
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # decoding has deadlines of its own, and a model may load for long
+
+    def _connect(self, ray) -> None:
+        address = self._config.address or (None if inside_job() else "local")
+        # A private Ray takes the number of cores; a cluster knows its own.
+        private = {"num_cpus": self._config.num_cpus, "include_dashboard": False} if address == "local" else {}
+        try:
+            with _hushed():
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **private)
+        except (ConnectionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"ray.address: cannot join a Ray cluster at {address}: {reason}") from None
 
     def __enter__(self) -> "Session":
         return self
@@ -51,3 +58,17 @@ class Session:
             import ray
 
             ray.shutdown()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without the line in which Ray's native part tells the log level that it was given."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -17,7 +17,7 @@ def parse(argv: list[str] | None) -> ExpandConfig:
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(ExpandConfig)
     try:
-        values = vars(parser.instantiate_classes(parser.parse_args(argv)))
+        values = vars(parser.instantiate(parser.parse_args(argv)))
     except jsonargparse.ArgumentError as error:
         raise UserError(" ".join(str(error).split())) from None
     del values["config"]
@@ -29,14 +29,6 @@ def parse(argv: list[str] | None) -> ExpandConfig:
 
 def check(config: ExpandConfig) -> None:
     """UserError for values that no run can work with; those of the plan are checked where it is built."""
-    for key, value in (("input.path", config.input.path), ("output.path", config.output.path)):
-        if not value:
-            raise UserError(f"{key} is missing; give it in the config file or as --{key} PATH")
-    if cluster.inside_job() and storage.local_path(config.output.path) and not os.path.isabs(config.output.path):
-        raise UserError(
-            f"output.path: {config.output.path} is relative, and this job's working directory vanishes with it; "
-            "give an absolute path on storage that all nodes share, or a URL"
-        )
     frames, output = config.frames, config.output
     for name in ("per_clip", "per_long", "short_side", "timeout_seconds"):
         if getattr(frames, name) <= 0:
@@ -49,6 +41,7 @@ def check(config: ExpandConfig) -> None:
         raise UserError("output.granularities is empty; name at least one of short, long, image")
     if LONG in output.granularities:
         _check_long(config)
+    _check_paths(config)
 
 
 def _check_long(config: ExpandConfig) -> None:
@@ -60,4 +53,15 @@ def _check_long(config: ExpandConfig) -> None:
         raise UserError(
             f"frames.per_long is {config.frames.per_long}, fewer than integrate.max_clips ({config.integrate.max_clips}): "
             "every clip of a long sample needs a frame; raise the one or lower the other"
+        )
+
+
+def _check_paths(config: ExpandConfig) -> None:
+    for key, value in (("input.path", config.input.path), ("output.path", config.output.path)):
+        if not value:
+            raise UserError(f"{key} is missing; give it in the config file or as --{key} PATH")
+    if cluster.inside_job() and storage.local_path(config.output.path) and not os.path.isabs(config.output.path):
+        raise UserError(
+            f"output.path: {config.output.path} is relative, and this job's working directory vanishes with it; "
+            "give an absolute path on storage that all nodes share, or a URL"
         )
