@@ -27,6 +27,7 @@ SEARCHES = ((SHORT, "caption", 3), (LONG, "summary", 3))
 TOP = 5
 FRAME_SIDE = 96  # pixels of a frame on the page
 VIEW_NAMES = {"caption": "caption", "long": "all captions", "summary": "summary"}
+DIRECTIONS = {"text to video": "T2V", "video to text": "V2T"}
 STREAM_NAMES = {"svst": "short", "lv": "long", "it": "image"}
 
 
@@ -67,27 +68,25 @@ def _header(dataset: Dataset, results: list[dict], seconds: dict[str, float]) ->
 def _headline(results: list[dict], granularity: str, view: str) -> tuple[str, str]:
     result = next(r for r in _text_to_video(results) if (r["granularity"], r["view"]) == (granularity, view))
     times = result["metrics"]["R@1"] / result["chance"]["R@1"]
-    return f"{times:.0f}×", f"chance: held-out {granularity} videos found at first place by their {view}"
+    return f"{times:.0f}×", f"chance, at naming the one held-out {granularity} video that a {view} was written for (R@1)"
 
 
 def _counts(counts: dict) -> str:
-    names = [(split, granularity) for split in counts for granularity in GRANULARITIES if granularity in counts[split]]
-    rows = [
-        [_split_name(split), granularity, f"{c['samples']:,}", f"{c['shards']:,}", f"{c['duration_ms'] / 60_000:.1f}", f"{c['bytes'] / 1e6:.1f}"]
-        for split, granularity in names
-        for c in [counts[split][granularity]]
-    ]
+    rows = []
+    for split, name in (("train", "train"), ("val", "held out")):
+        for granularity in GRANULARITIES:
+            count = counts[split][granularity]
+            minutes, megabytes = count["duration_ms"] / 60_000, count["bytes"] / 1e6
+            numbers = f"{count['samples']:,}", f"{count['shards']:,}", f"{minutes:.1f}", f"{megabytes:.1f}"
+            rows.append([name, granularity, *numbers])
     return _table(["sources", "samples", "#count", "#shards", "#minutes of video", "#MB"], rows)
-
-
-def _split_name(split: str) -> str:
-    return "held out" if split == "val" else split
 
 
 def _times(seconds: dict[str, float]) -> str:
     total = sum(seconds.values())
     bars = "".join(
-        f'<div class="part s{number}" style="flex-grow:{value:.2f}"><i></i><span>{name}<b>{value:.0f} s</b></span></div>'
+        f'<div class="part s{number}" style="flex-grow:{value:.2f};--share:{value / total:.1%}"><i></i>'
+        f"<span>{name}<b>{value:.0f} s</b></span></div>"
         for number, (name, value) in enumerate(seconds.items())
     )
     return f'<div class=times role=img aria-label="Time per stage, {total:.0f} s in all">{bars}</div>'
@@ -97,8 +96,8 @@ def _samples(dataset: Dataset) -> str:
     short = _spread(list(samples(dataset, "train", SHORT)), SHORT_CARDS)
     long = _spread(list(samples(dataset, "train", LONG)), LONG_CARDS)
     return (
-        "<section><h2>Short samples</h2><p class=note>One clip, its frames and its caption. Point at a picture and it "
-        f"plays.</p><div class=grid>{''.join(map(_short_card, short))}</div></section>"
+        "<section><h2>Short samples</h2><p class=note>One clip, its frames and its caption. Point at a picture, or tap "
+        f"it, and it plays.</p><div class=grid>{''.join(map(_short_card, short))}</div></section>"
         "<section><h2>Long samples</h2><p class=note>The clips of one source, their captions in order, and what the "
         f"language model made of them.</p>{''.join(map(_long_card, long))}</section>"
     )
@@ -145,12 +144,12 @@ def _retrieval(results: list[dict]) -> str:
         metrics, chance = result["metrics"], result["chance"]
         times = metrics["R@1"] / chance["R@1"]
         cells = [f"{metrics[k]:.1f}<small>{chance[k]:.1f}</small>" for k in ("R@1", "R@5", "R@10", "median_rank")]
-        what = f"{result['candidates']} {result['granularity']}", VIEW_NAMES[result["view"]], result["direction"]
-        rows.append([*map(escape, what), *cells, f"<b>{times:.0f}×</b>"])
-    header = ["held-out videos", "text", "direction", "#R@1, %", "#R@5, %", "#R@10, %", "#median rank", "#R@1 over chance"]
+        videos = f"{result['candidates']} {result['granularity']}"
+        rows.append([videos, VIEW_NAMES[result["view"]], DIRECTIONS[result["direction"]], f"<b>{times:.0f}×</b>", *cells])
+    header = ["held out", "text", "", "#R@1 over chance", "#R@1, %", "#R@5, %", "#R@10, %", "#median rank"]
     return (
         "<section><h2>Retrieval</h2><p class=note>How often the right one comes first, among the first five, among the "
-        f"first ten. Small figures: what guessing gives.</p>{_table(header, rows)}</section>"
+        f"first ten. T2V: a text finds its video; V2T: a video its text. Small figures: what guessing gives.</p>{_table(header, rows)}</section>"
     )
 
 
@@ -165,7 +164,8 @@ def _searches(checkpoint: Path, dataset: Dataset, recipes: dict[str, Recipe]) ->
         parts.append("".join(_found(each, granularity, view) for each in found))
     return (
         "<section><h2>Searches</h2><p class=note>Held-out texts, taken evenly over the split and not by how well they "
-        f"do, and the five held-out videos that score best. The one it was written for is framed.</p>{''.join(parts)}</section>"
+        "do, and the five held-out videos that score best. The one it was written for is framed.</p>"
+        f"{''.join(parts)}</section>"
     )
 
 
