@@ -30,8 +30,9 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 
 # Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
 _MAX_BLOCKS = 5_000
-# A stage that mostly waits for storage or for another process, beside the decoding that fills the cores.
-_LIGHT = 0.01
+# Cores of a decoding task, and of a stage that mostly waits for storage: together never more than whole cores, or a
+# machine with one core could not run both and one with two would decode on one.
+_DECODE, _LIGHT = 0.95, 0.01
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
         return
     items = [{"row": row, "clips": clips, "pending": ""} for row, clips in rows.items()]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-    dataset = dataset.map(stage("extract", extract_row, config), num_cpus=1)
+    dataset = dataset.map(stage("extract", extract_row, config), num_cpus=_DECODE)
     if LONG in config.output.granularities:
         dataset = dataset.map(compress_actor(config), compute=ray.data.ActorPoolStrategy(size=1), num_cpus=_LIGHT)
     dataset = dataset.map(stage("compose", compose_row, config), num_cpus=_LIGHT)
