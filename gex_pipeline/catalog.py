@@ -98,6 +98,8 @@ def _found_by_id(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
 def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
     """The table under schema names, with only the columns that are used or pass through."""
     own = [name for name in frame.columns if name not in (FILE, LINE)]
+    if not own:
+        raise UserError(f"input.path: {config.path} has no rows")
     for name, column in config.columns.items():
         if column not in own:
             raise UserError(f"input.columns: {name}: the table has no column {column!r}; it has {', '.join(own)}")
@@ -113,12 +115,19 @@ def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
         wanted = {*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough}
         names = {column: name for column, name in names.items() if name in wanted}
     for column, name in names.items():
+        dtype, listed = frame.schema[column], name in ("captions", "sentences")
+        if name in COLUMNS and (_is_nested(dtype.inner) if listed and isinstance(dtype, (pl.List, pl.Array)) else _is_nested(dtype)):
+            raise UserError(f"input.path: column {column!r} should hold {name} and holds values of type {dtype}")
         if name in RESERVED_FIELDS and name not in COLUMNS:
             raise UserError(
                 f"input.path: column {column!r} has a name that the dataset format uses itself; map it to another "
                 f"(--input.columns.NEW_NAME {column}) or list the columns to keep in input.passthrough"
             )
     return frame.select(*[pl.col(column).alias(name) for column, name in names.items()], FILE, LINE)
+
+
+def _is_nested(dtype: pl.DataType) -> bool:
+    return dtype.is_nested() or dtype == pl.Binary
 
 
 def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) -> pl.DataFrame:

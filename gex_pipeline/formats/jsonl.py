@@ -39,18 +39,20 @@ def _read_chunk(chunk: bytes, first_line: int, url: str) -> Table:
 
 
 def _read_lines(lines: list[bytes], first_line: int, url: str) -> Table:
-    """The slow way, which knows which lines are bad; blank lines are no rows."""
+    """The slow way, which knows which lines are bad. Blank lines are no rows; NaN, which JSON has not, is null."""
     good, numbers, bad = [], [], []
     for number, line in enumerate(lines, first_line):
         if not line.strip():
             continue
+        constants = []
         try:
-            if not isinstance(json.loads(line), dict):
+            row = json.loads(line, parse_constant=constants.append)
+            if not isinstance(row, dict):
                 raise ValueError("not a JSON object")
         except (ValueError, RecursionError) as error:
             bad.append((number, f"not JSON: {error}"))
         else:
-            good.append(line)
+            good.append(json.dumps(row).encode() if constants else line)
             numbers.append(number)
     if not good:
         return Table(_empty(), bad)
