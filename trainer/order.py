@@ -145,6 +145,12 @@ class Part:
         shards = np.searchsorted(self._shard_ends, samples, side="right")
         return shards, samples - self._shard_starts[shards]
 
+    def spare(self, lane: int, number: int, attempt: int) -> tuple[int, int]:
+        """(lane, number) of a window to take a sample from when all of a window is bad, for attempt 1, 2, …"""
+        lane = (lane + attempt) % self.lanes
+        count = (self.steps - 1 + int(self._offsets[lane])) // self.window_steps + 1
+        return lane, (number + attempt) % count
+
     def _window_steps(self, lanes, numbers) -> tuple[np.ndarray, np.ndarray]:
         """First and last + 1 step of windows, inside an epoch. Lanes start in the middle of their first window."""
         begins = numbers * self.window_steps - self._offsets[lanes]

@@ -1,6 +1,6 @@
 """Order -> plans of batches: which window each row comes from, and which windows open and close around it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,8 @@ from trainer.index import Index
 from trainer.order import Order, Part, Walk
 from trainer.work import Window
 
-Key = tuple  # names a window among those that are open
+Key = tuple  # names a window among those that are open; in training (stream, part, epoch, lane, number)
+Spare = Callable[[Key, int], Window]  # (window of which nothing can be used, attempt 1, 2, …) -> one to use instead
 
 
 @dataclass
@@ -21,7 +22,7 @@ class BatchPlan:
     step: int
     recipe: Recipe
     rows: list[tuple[Key, int]]  # for each row of the batch its window, and its draw from that window
-    replace: bool  # whether a sample that fails is replaced, or left out
+    spare: Spare | None  # None: a sample that fails is not replaced
     opened: dict[Key, Window] = field(default_factory=dict)  # windows that no earlier plan used
     closed: list[Key] = field(default_factory=list)  # windows that no later plan uses
 
@@ -37,9 +38,18 @@ def training_plans(
 ) -> Iterator[BatchPlan]:
     """Plans of the steps [start_step, start_step + steps). indices: for each stream, the index of each part."""
     walks = {s.name: s.walks(rank, world_size) for s in order.streams}
+    parts = {s.name: s.parts for s in order.streams}
+
+    def spare(key: Key, attempt: int) -> Window:
+        stream, number, epoch, *window = key
+        part = parts[stream][number]
+        lane, window = part.spare(*window, attempt)
+        samples = part.draws(epoch, np.array([lane]), np.array([window]))[0]
+        return _windows([samples[samples >= 0]], part, indices[stream][number], epoch)[0]
+
     for step in range(start_step, start_step + steps):
         stream, own = order.at(step)
-        plan = BatchPlan(stream.name, step, recipes[stream.name], [None] * (stream.batch // world_size), replace=True)
+        plan = BatchPlan(stream.name, step, recipes[stream.name], [None] * (stream.batch // world_size), spare)
         for number, walk, rows in walks[stream.name]:
             _draw(plan, walk, rows, own, (stream.name, number), indices[stream.name][number])
         yield plan
@@ -85,4 +95,4 @@ def evaluation_plans(
         window = Window(0, shards + index.first, *index.spans(shards, within))
         key = (name, step)
         rows = [(key, draw) for draw in range(len(samples))]
-        yield BatchPlan(name, step, recipe, rows, replace=False, opened={key: window}, closed=[key])
+        yield BatchPlan(name, step, recipe, rows, spare=None, opened={key: window}, closed=[key])

@@ -26,14 +26,16 @@ from shards.errors import UserError
 from trainer.data_config import DataConfig
 from trainer.plan import BatchPlan, Key
 from trainer.work import ByteStore, DecodeTask, Progress, ReadTask, Row, Window, decode_row, read_window, unpack_row
-from trainer.worker import THREADS, progress_cells
+from trainer.worker import READY, THREADS, progress_cells
 
 logger = logging.getLogger(__name__)
 
 Output = tuple[BatchPlan, torch.Tensor, list[Row]]  # frames are uint8 [B, T, H, W, 3]
 
-_ATTEMPTS = 2  # at one sample or shard, before it is given up for having killed or hung workers
+_ATTEMPTS = 2  # workers that a sample or shard may kill or hang before it is given up
+_START_SECONDS = 60  # a worker may take to start
 _TASKS_PER_WORKER = 4  # that a batch is cut into, so that workers end together
+_SPARES = 8  # windows tried for a row whose own has no good sample
 _SPARE_SLOTS = 2  # batches the caller may hold while the next ones are decoded
 
 
@@ -45,7 +47,13 @@ class _Job:
     reading: set[int] = field(default_factory=set)  # its read tasks without an answer
     decoding: set[int] | None = None  # its decode tasks without an answer; None before they are given out
     slot: int = -1
-    rows: list[Row] = field(default_factory=list)
+    rows: dict[int, Row] = field(default_factory=dict)
+    spares: Counter = field(default_factory=Counter)  # row -> spare windows tried
+    filling: dict[int, list] = field(default_factory=dict)  # read task of a spare window -> the row to decode from it
+
+
+    def done(self) -> bool:
+        return self.decoding is not None and not self.decoding and not self.filling
 
 
 @dataclass(eq=False)
@@ -56,7 +64,7 @@ class _Process:
     connection: Connection
     progress: list[Progress]
     heard: float  # when it last answered, or got work
-    answered: bool = False
+    started: bool = False
     tasks: set[int] = field(default_factory=set)  # given to it, without an answer
     load: int = 0  # rows and windows in those tasks
 
@@ -64,19 +72,29 @@ class _Process:
 def run_inline(plans: Iterator[BatchPlan], urls: list[str]) -> Iterator[Output]:
     """Do all work in this process, one batch at a time."""
     store, windows = ByteStore(), {}
+
+    def fetch(window: Window) -> Window:
+        window.base = store.allocate(window.nbytes)
+        window.failed = read_window(window, urls, store)
+        return window
+
+    def decode(plan: BatchPlan, row: int, out: np.ndarray) -> Row:
+        key, draw = plan.rows[row]
+        done = decode_row(row, draw, windows[key], store, plan.recipe, bool(plan.spare), out)
+        for attempt in range(1, _SPARES + 1):
+            if done.decoded or not plan.spare:
+                break
+            window = fetch(plan.spare(key, attempt))
+            done.decoded = decode_row(row, draw, window, store, plan.recipe, True, out).decoded
+            store.free(window.base, window.nbytes)
+        return done
+
     try:
         for plan in plans:
-            for key, window in plan.opened.items():
-                window.base = store.allocate(window.nbytes)
-                window.failed = read_window(window, urls, store)
-                windows[key] = window
+            windows.update((key, fetch(window)) for key, window in plan.opened.items())
             frames = np.empty(_shape(plan), np.uint8)
-            rows = [
-                decode_row(row, draw, windows[key], store, plan.recipe, plan.replace, frames[row])
-                for row, (key, draw) in enumerate(plan.rows)
-            ]
-            for key in plan.closed:
-                window = windows.pop(key)
+            rows = [decode(plan, row, frames[row]) for row in range(len(plan.rows))]
+            for window in map(windows.pop, plan.closed):
                 store.free(window.base, window.nbytes)
             yield plan, torch.from_numpy(frames), rows
     finally:
@@ -119,14 +137,14 @@ class Pool:
                 if not jobs:
                     return
                 since = time.monotonic()
-                while jobs[0].decoding != set():
+                while not jobs[0].done():
                     self._hear(since, jobs[0])
                     self._dispatch(jobs)
                 job = jobs.popleft()
                 self._close_windows(job.plan.closed)
                 frames = self._hand_out(job, others=any(other.decoding is not None for other in jobs))
                 self._top_up(jobs, plans)
-                yield job.plan, frames, sorted(job.rows, key=lambda row: row.row)
+                yield job.plan, frames, [job.rows[row] for row in range(len(job.rows))]
                 del frames
         finally:
             if self._tasks:  # left early: what is under way is for nobody
@@ -148,9 +166,7 @@ class Pool:
                 break
             job = _Job(plan)
             for key, window in plan.opened.items():
-                window.base = self._store.allocate(window.nbytes)
-                self._windows[key] = window
-                self._readers[key] = self._give(ReadTask(window), job)
+                self._readers[key] = self._open(key, window, job)
             job.reading = {self._readers[key] for key, _ in plan.rows if key in self._readers}
             jobs.append(job)
         self._dispatch(jobs)
@@ -168,9 +184,27 @@ class Pool:
             step = max(1, -(-count // (len(self._workers) * _TASKS_PER_WORKER)))
             for first in range(0, count, step):
                 rows = [(row, *job.plan.rows[row]) for row in range(first, min(first + step, count))]
-                windows = {key: self._windows[key] for _, key, _ in rows}
-                task = DecodeTask(job.slot, _shape(job.plan), job.plan.recipe, job.plan.replace, rows, windows)
-                job.decoding.add(self._give(task, job))
+                self._decode(job, rows)
+
+    def _open(self, key: Key, window: Window, job: _Job) -> int:
+        """Have a window read; returns the task's number."""
+        window.base = self._store.allocate(window.nbytes)
+        self._windows[key] = window
+        return self._give(ReadTask(window), job)
+
+    def _decode(self, job: _Job, rows: list[tuple[int, Key, int]]) -> None:
+        windows = {key: self._windows[key] for _, key, _ in rows}
+        task = DecodeTask(job.slot, _shape(job.plan), job.plan.recipe, bool(job.plan.spare), rows, windows)
+        job.decoding.add(self._give(task, job))
+
+    def _replace_row(self, row: int, job: _Job) -> None:
+        """Have a row without a good sample in its own window filled from another."""
+        key, draw = job.plan.rows[row]
+        job.spares[row] += 1
+        window = job.plan.spare(key, job.spares[row])
+        spare = (*key, "spare", job.plan.step, row, job.spares[row])
+        job.plan.closed.append(spare)
+        job.filling[self._open(spare, window, job)] = [(row, spare, draw)]
 
     def _hand_out(self, job: _Job, others: bool) -> torch.Tensor:
         """The job's frames; their slot is free again when nobody holds them."""
@@ -238,9 +272,10 @@ class Pool:
             except (EOFError, ConnectionError):
                 self._replace(worker, "died")
                 continue
-            worker.heard, worker.answered = time.monotonic(), True
-            worker.tasks.discard(number)
-            self._take(number, answer, worker)
+            worker.heard, worker.started = time.monotonic(), True
+            if number != READY:
+                worker.tasks.discard(number)
+                self._take(number, answer, worker)
         if not ready:
             self._watch(since, head)
 
@@ -251,28 +286,37 @@ class Pool:
         worker.load -= _load(task)
         if isinstance(task, ReadTask):
             task.window.failed = answer
-        else:
-            job.rows += answer
-            job.decoding.discard(number)
+            if number in job.filling:
+                self._decode(job, job.filling.pop(number))
+            return
+        job.decoding.discard(number)
+        for row in answer:
+            first = job.rows.setdefault(row.row, row)
+            first.decoded = row.decoded
+            if row.decoded is None and job.plan.spare and job.spares[row.row] < _SPARES:
+                self._replace_row(row.row, job)
 
     # ---- when things go wrong
 
     def _watch(self, since: float, head: _Job) -> None:
         now = time.monotonic()
-        if now - max(since, *(worker.heard for worker in self._workers)) > self._data.stall_seconds:
+        started = all(worker.started for worker in self._workers)
+        patience = self._data.stall_seconds if started else max(self._data.stall_seconds, _START_SECONDS)
+        if now - max(since, *(worker.heard for worker in self._workers)) > patience:
             doing = "; ".join(filter(None, map(self._doing, self._workers))) or "nothing"
             self._dump_stacks()
             raise UserError(
-                f"no data for {self._data.stall_seconds:.0f} s (data.stall_seconds) in stream {head.plan.stream}, step "
+                f"no data for {patience:.0f} s (data.stall_seconds) in stream {head.plan.stream}, step "
                 f"{head.plan.step}; workers are at: {doing}"
             )
         for worker in list(self._workers):
             times = [current[2] for current in map(Progress.current, worker.progress) if current]
             last = min(times) if times else worker.heard
-            if worker.tasks and now - max(last, since) > self._data.read_seconds:
+            patience = self._data.read_seconds if worker.started else max(self._data.read_seconds, _START_SECONDS)
+            if worker.tasks and now - max(last, since) > patience:
                 worker.process.send_signal(signal.SIGUSR1)
                 time.sleep(0.5)  # for its stacks to be written
-                self._replace(worker, f"made no progress for {self._data.read_seconds:.0f} s")
+                self._replace(worker, f"made no progress for {patience:.0f} s")
 
     def _replace(self, worker: _Process, what: str) -> None:
         """Start another worker in place of one that died or hangs, and give it the same tasks."""
@@ -280,25 +324,28 @@ class Pool:
         number = self._workers.index(worker)
         current = [entry for entry in map(Progress.current, worker.progress) if entry]
         logger.warning("data worker %d (pid %d) %s at: %s", number, worker.process.pid, what, self._doing(worker) or "nothing")
-        if not current and not worker.answered:
+        if not current and not worker.started:
             raise UserError("data workers do not start; their errors are above")
-        for task, detail, _ in current:
-            self._attempts[task, detail] += 1
-            if task in self._tasks and self._attempts[task, detail] >= _ATTEMPTS:
-                self._give_up(self._tasks[task][0], detail, what)
+        self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)
         self._workers[number] = self._start(number)
         worker.connection.close()
         for task in sorted(worker.tasks):
             self._send(task, self._workers[number])
 
-    def _give_up(self, task: ReadTask | DecodeTask, detail: int, what: str) -> None:
-        kind = "stalled" if what != "died" else "killed_worker"
-        if isinstance(task, ReadTask):
-            task.skip[detail] = (kind, f"a worker {what} reading it, {_ATTEMPTS} times")
-        else:
-            row, draw = unpack_row(detail)
-            key = next(key for r, key, _ in task.rows if r == row)
-            self._windows[key].failed[draw] = (kind, f"a worker {what} decoding it, {_ATTEMPTS} times")
+    def _suspect(self, doing: set[tuple[int, int]], what: str) -> None:
+        """Count what a worker died or hung at; give up shards and samples at which that happened before."""
+        reason = "killed_worker" if what == "died" else "stalled", f"a worker {what} at it, {_ATTEMPTS} times"
+        reading = {detail for number, detail in doing if isinstance(self._tasks[number][0], ReadTask)}
+        decoding = {entry for entry in doing if isinstance(self._tasks[entry[0]][0], DecodeTask)}
+        self._attempts.update([*reading, *decoding])
+        given_up = {shard: reason for shard in reading if self._attempts[shard] >= _ATTEMPTS}
+        for task, _ in self._tasks.values():
+            if isinstance(task, ReadTask):
+                task.skip |= given_up
+        for number, detail in decoding:
+            if self._attempts[number, detail] >= _ATTEMPTS:
+                key, draw = _drawn(self._tasks[number][0], detail)
+                self._windows[key].failed[draw] = reason
 
     def _doing(self, worker: _Process) -> str:
         """What a worker's threads are at, by the tars' names."""
@@ -312,8 +359,7 @@ class Pool:
     def _place(self, task: ReadTask | DecodeTask, detail: int) -> str:
         if isinstance(task, ReadTask):
             return f"reading {self._urls[detail]}"
-        row, draw = unpack_row(detail)
-        key = next(key for r, key, _ in task.rows if r == row)
+        key, draw = _drawn(task, detail)
         return f"decoding a sample of {self._urls[task.windows[key].shards[draw]]}"
 
     def _dump_stacks(self) -> None:
@@ -332,6 +378,12 @@ class Pool:
 
 def _shape(plan: BatchPlan) -> tuple[int, ...]:
     return (len(plan.rows), plan.recipe.frames, plan.recipe.size, plan.recipe.size, 3)
+
+
+def _drawn(task: DecodeTask, detail: int) -> tuple[Key, int]:
+    """Window and draw of what a worker's progress says it decodes."""
+    row, draw = unpack_row(detail)
+    return next(key for number, key, _ in task.rows if number == row), draw
 
 
 def _load(task: ReadTask | DecodeTask) -> int:

@@ -237,16 +237,16 @@ class _Assembler:
         )
 
     def _count(self, row: Row, plan: BatchPlan) -> None:
-        for failure in row.failures:
-            where = failure.kind, self._urls[failure.shard]
-            self.failures[where] += 1
-            if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
-                outcome = "replaced" if plan.replace else "left out"
-                logger.warning("%s: %s sample %s: %s", where[1], failure.kind, outcome, failure.message)
+        if row.failure is None:
+            return
+        kind, url = where = row.failure.kind, self._urls[row.failure.shard]
+        self.failures[where] += 1
+        if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
+            logger.warning("%s: %s sample %s: %s", url, kind, "replaced" if plan.spare else "left out", row.failure.message)
         if self.failures.total() > self._max_failures:
             raise UserError(f"more than data.max_failures={self._max_failures} bad samples: {self._summary()}")
-        if row.decoded is None and plan.replace:
-            raise UserError(f"stream {plan.stream}, step {plan.step}: no sample of a whole window can be read: {self._summary()}")
+        if row.decoded is None and plan.spare:
+            raise UserError(f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}")
 
     def _summary(self) -> str:
         worst = [f"{count} {kind} in {url}" for (kind, url), count in self.failures.most_common(3)]

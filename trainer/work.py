@@ -146,7 +146,7 @@ def _read_range(url: str, offset: int, size: int) -> bytes:
 
 @dataclass
 class Failure:
-    """A sample that was replaced."""
+    """Why a sample could not be used."""
 
     kind: str
     shard: int
@@ -155,11 +155,11 @@ class Failure:
 
 @dataclass
 class Row:
-    """Outcome of a batch's row; `decoded` is None where nothing in the window could be used."""
+    """Outcome of a batch's row. failure: of the row's own sample, if it was replaced or (decoded is None) left out."""
 
     row: int
     decoded: Decoded | None
-    failures: list[Failure]
+    failure: Failure | None
 
 
 def decode_row(
@@ -176,18 +176,18 @@ def decode_row(
 
     watch: is told the draw before each attempt.
     """
-    failures, count = [], len(window.sizes)
+    failure, count = None, len(window.sizes)
     for candidate in [(draw + i) % count for i in range(count if replace else 1)]:
         watch(candidate)
         try:
             if candidate in window.failed:
                 raise SampleError(*window.failed[candidate])
             data = store.read(window.base + int(window.places[candidate]), int(window.sizes[candidate]))
-            return Row(row, decode_sample(data, recipe, window.epoch, out), failures)
+            return Row(row, decode_sample(data, recipe, window.epoch, out), failure)
         except SampleError as error:
-            failures.append(Failure(error.kind, int(window.shards[candidate]), str(error)))
+            failure = failure or Failure(error.kind, int(window.shards[candidate]), str(error))
     out[:] = 0
-    return Row(row, None, failures)
+    return Row(row, None, failure)
 
 
 @dataclass

@@ -20,6 +20,7 @@ import numpy as np
 
 from trainer.work import ByteStore, DecodeTask, Progress, ReadTask, decode_row, pack_row, read_window
 
+READY = -1  # sent in place of a task's number, once at the start
 READERS = 4  # threads that read: what a remote store needs to be busy
 THREADS = 1 + READERS
 
@@ -42,6 +43,7 @@ class Worker:
         for thread in range(1, THREADS):
             threading.Thread(target=self._serve, args=(self._reads, self._read, thread), daemon=True).start()
         threading.Thread(target=self._serve, args=(self._decodes, self._decode, 0), daemon=True).start()
+        self._connection.send((READY, None))
         while True:
             number, task = self._connection.recv()
             (self._reads if isinstance(task, ReadTask) else self._decodes).put((number, task))

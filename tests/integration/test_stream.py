@@ -1,0 +1,315 @@
+"""The stream on real shards, processes and faults: what comes out is the order's, whatever happens around it."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from make_dataset import make_dataset
+
+from shards.errors import UserError
+from shards.reader import iter_shard, open_dataset
+from trainer.data_config import DataConfig, StreamConfig
+from trainer.stream import Streams, evaluation_batches
+
+STREAMS = {
+    "svst": StreamConfig("short", ["caption"], {"video": 1, "caption": 1}, frames=3, batch=16, weight=2.0),
+    "lv": StreamConfig("long", ["long", "summary"], {"video": 3, "long": 3, "summary": 1}, frames=6, batch=4),
+    "it": StreamConfig("image", ["caption"], {"video": 0, "caption": 1}, frames=1, batch=8),
+}
+SHORT = {"svst": STREAMS["svst"]}
+
+
+def tokenizer(texts: list[str]) -> torch.Tensor:
+    """Words to numbers, as open_clip's tokenizers shape them: start, words, end, padding, cut at 12."""
+    tokens = torch.zeros(len(texts), 12, dtype=torch.int64)
+    for row, text in zip(tokens, texts):
+        ids = [1] + [3 + sum(map(ord, word)) for word in text.split()][:10] + [2]
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    make_dataset(path, shorts={"train": 60, "val": 11}, longs={"train": 10, "val": 3}, rows=3)
+    return path
+
+
+@pytest.fixture
+def own_root(tmp_path):
+    """A dataset to damage."""
+    make_dataset(tmp_path, shorts={"train": 60, "val": 9}, longs={"train": 10, "val": 3}, rows=3)
+    return tmp_path
+
+
+def streams(root, configs=STREAMS, rank=0, world_size=1, seed=0, **data):
+    settings = {"size": 32, "workers": 0, "block": 4, **data}
+    return Streams([open_dataset(str(root))], configs, DataConfig(**settings), seed, rank, world_size, tokenizer)
+
+
+def content(batch) -> tuple:
+    """Everything a batch holds, comparable."""
+    texts = {v: (t.tokens.tolist(), t.mask.tolist(), t.text_id.tolist()) for v, t in batch.texts.items()}
+    return batch.stream, batch.step, batch.sample_ids, batch.frames.numpy().tobytes(), batch.frame_mask.tolist(), texts
+
+
+def contents(root, start=0, steps=12, **settings) -> list[tuple]:
+    with streams(root, **settings) as stream:
+        return [content(batch) for batch in stream.batches(start, steps)]
+
+
+def test_batches_are_the_same_bytes_for_any_number_of_workers(root):
+    alone = contents(root)
+    for workers in (1, 2):
+        assert contents(root, workers=workers, prefetch=workers) == alone
+
+
+def test_starting_at_a_step_gives_the_batches_of_an_uninterrupted_run(root):
+    whole = contents(root, steps=20)
+    for start in (1, 7, 13):
+        assert contents(root, start=start, steps=20 - start, workers=2) == whole[start:]
+
+
+def test_ranks_of_1_2_and_4_share_the_same_global_batches(root):
+    whole = contents(root, steps=10)
+    for world in (2, 4):
+        ranks = [contents(root, steps=10, rank=rank, world_size=world) for rank in range(world)]
+        for step, expected in enumerate(whole):
+            assert sum((ranks[r][step][2] for r in range(world)), []) == expected[2]
+            assert b"".join(ranks[r][step][3] for r in range(world)) == expected[3]
+
+
+def test_frames_and_texts_belong_to_their_sample(root):
+    stored = {}
+    dataset = open_dataset(str(root))
+    for shard in dataset.select("train", "long"):
+        for _, members in iter_shard(dataset.shard_url(shard)):
+            meta = json.loads(members["json"])
+            stored[meta["sample_id"]] = meta
+    with streams(root, {"lv": STREAMS["lv"]}) as stream:
+        for batch in stream.batches(0, 4):
+            assert batch.frames.shape == (4, 6, 3, 32, 32) and batch.frames.dtype == torch.uint8
+            for i, sample in enumerate(batch.sample_ids):
+                for view, text in batch.texts.items():
+                    sentences = stored[sample]["sentences"][view]
+                    assert batch.sentences[view][i] == sentences
+                    tokens = text.tokens[i][text.mask[i]]
+                    assert sum(len(row[(row > 2)]) for row in tokens) == sum(len(s.split()) for s in sentences)
+
+
+def test_a_held_batch_is_never_overwritten(root):
+    with streams(root, workers=2, prefetch=2) as stream:
+        held = list(stream.batches(0, 15))
+        assert [content(batch) for batch in held] == contents(root, steps=15)
+
+
+def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):
+    def by_sample(seed, steps, **changes):
+        config = {"svst": StreamConfig("short", ["caption"], {}, frames=2, **{"batch": 12, **changes})}
+        with streams(root, config, seed=seed) as stream:
+            return {
+                s: frame.numpy().tobytes() for b in stream.batches(*steps) for s, frame in zip(b.sample_ids, b.frames)
+            }
+
+    epoch, other_batch = by_sample(0, (0, 5)), by_sample(0, (0, 3), batch=20)
+    assert epoch == other_batch and len(epoch) == 60
+    again, other_seed = by_sample(0, (5, 5)), by_sample(1, (0, 5))
+    assert sum(epoch[s] != again[s] for s in epoch) > 30 and sum(epoch[s] != other_seed[s] for s in epoch) > 30
+
+
+@pytest.mark.parametrize("workers, world", [(0, 1), (2, 3)])
+def test_evaluation_takes_every_sample_once_in_order(root, workers, world):
+    data = DataConfig(size=32, workers=workers)
+    dataset = open_dataset(str(root))
+    batches = [
+        batch
+        for rank in range(world)
+        for batch in evaluation_batches(dataset, "val", "short", ["caption"], 4, 4, rank, world, data, tokenizer)
+    ]
+    seen = sum((batch.sample_ids for batch in batches), [])
+    ids = [dataset.sidecar(shard)["sample_id"].to_pylist() for shard in dataset.select("val", "short")]
+    assert seen == sum(ids, [])
+
+
+def damage(root, what: str) -> Path:
+    """Break the first training shard of short samples; returns its tar."""
+    tar = root / "train/short/00000.tar"
+    data = bytearray(tar.read_bytes())
+    dataset = open_dataset(str(root))
+    sidecar = dataset.sidecar(dataset.select("train", "short")[0])
+    offset = sidecar["offset"][3].as_py()
+    if what == "truncated":
+        tar.write_bytes(data[: len(data) * 2 // 3])
+    elif what == "bad_jpeg":
+        at = data.index(b"\xff\xd8", offset)
+        data[at : at + 200] = bytes(200)
+        tar.write_bytes(data)
+    elif what == "bad_tar":
+        shifted = sidecar.set_column(7, "offset", pa.array([o + 700 for o in sidecar["offset"].to_pylist()]))
+        pq.write_table(shifted, tar.with_suffix(".parquet"))
+    elif what == "unreadable":
+        tar.unlink()
+    elif what == "bad_json":
+        data[data.index(b"{", offset)] = ord("[")
+        tar.write_bytes(data)
+    return tar
+
+
+@pytest.mark.parametrize("what", ["truncated", "bad_jpeg", "bad_tar", "unreadable", "bad_json"])
+def test_a_bad_sample_is_replaced_by_a_rule_counted_and_named(own_root, what, caplog):
+    healthy = contents(own_root, steps=6, configs=SHORT)
+    tar = damage(own_root, what)
+    with caplog.at_level(logging.WARNING), streams(own_root, SHORT) as stream:
+        damaged = [content(batch) for batch in stream.batches(0, 6)]
+        failures = dict(stream.failures)
+    assert [len(batch[2]) for batch in damaged] == [16] * 6
+    bad = {i for a, b in zip(healthy, damaged) for i, j in zip(a[2], b[2]) if i != j}
+    assert 0 < len(bad) <= 20  # only samples of the damaged shard
+    assert not bad & {i for batch in damaged for i in batch[2]} or what == "bad_tar"
+    assert all(url == str(tar) for _, url in failures) and what in {kind for kind, _ in failures}
+    assert str(tar) in caplog.text
+    assert contents(own_root, steps=6, configs=SHORT, workers=2) == damaged
+
+
+def test_too_many_bad_samples_end_the_run_with_one_clear_line(own_root):
+    tar = damage(own_root, "unreadable")
+    with streams(own_root, SHORT, max_failures=3, workers=1) as stream:
+        with pytest.raises(UserError, match=rf"more than data.max_failures=3 bad samples: 4 unreadable in {tar}"):
+            list(stream.batches(0, 20))
+
+
+def test_a_tar_without_sidecar_is_scanned_and_gives_the_same_batches(own_root):
+    with_sidecars = contents(own_root, steps=5)
+    for sidecar in own_root.glob("train/*/*.parquet"):
+        sidecar.unlink()
+    assert contents(own_root, steps=5) == with_sidecars
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    children = [p for p in psutil.Process(pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in children if "trainer.worker" in " ".join(p.cmdline())]
+
+
+def test_a_killed_worker_is_replaced_and_changes_nothing(root):
+    expected = contents(root, steps=30)
+    got = []
+    with streams(root, workers=2, prefetch=1) as stream:
+        for step, batch in enumerate(stream.batches(0, 30)):
+            got.append(content(batch))
+            if step in (3, 4, 15):
+                workers_of(os.getpid())[0].kill()
+    assert got == expected
+
+
+def test_a_frozen_worker_is_named_and_replaced(root, caplog):
+    expected = contents(root, steps=20)
+    got = []
+    with streams(root, workers=2, prefetch=1, read_seconds=1.5) as stream:
+        for step, batch in enumerate(stream.batches(0, 20)):
+            got.append(content(batch))
+            if step == 3:
+                workers_of(os.getpid())[0].send_signal(signal.SIGSTOP)
+    assert got == expected
+    assert "made no progress for 2 s" in caplog.text
+
+
+def test_a_read_that_hangs_is_given_up_and_the_run_goes_on(own_root, caplog):
+    """The first shard becomes a pipe that nobody writes to."""
+    tar = own_root / "train/short/00000.tar"
+    tar.unlink()
+    os.mkfifo(tar)
+    with streams(own_root, SHORT, workers=2, read_seconds=1.0, stall_seconds=30) as stream:
+        batches = list(stream.batches(0, 3))
+        failures = dict(stream.failures)
+    assert [len(batch.sample_ids) for batch in batches] == [16] * 3
+    assert set(failures) == {("stalled", str(tar))}
+    assert f"reading {tar}" in caplog.text
+
+
+def test_without_any_progress_the_run_ends_and_names_the_shard(own_root, capfd):
+    tar = own_root / "train/short/00000.tar"
+    with streams(own_root, SHORT, workers=1, read_seconds=60, stall_seconds=2.0) as stream:
+        tar.unlink()
+        os.mkfifo(tar)
+        with pytest.raises(UserError, match=rf"no data for 2 s .*svst, step 0; workers are at: reading {tar}"):
+            list(stream.batches(0, 3))
+    assert "Thread 0x" in capfd.readouterr().err  # the stacks
+
+
+def test_a_killed_run_leaves_no_process_and_no_shared_memory(root, tmp_path):
+    before = set(os.listdir("/dev/shm"))
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+            from test_stream import streams
+            with streams({str(root)!r}, workers=2) as stream:
+                for batch in stream.batches(0, 10**6):
+                    print(batch.step, flush=True)
+            """
+        )
+    )
+    run = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    for line in run.stdout:
+        if int(line) == 20:
+            break
+    workers = workers_of(run.pid)
+    assert len(workers) == 2
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_resuming_on_other_data_or_config_is_refused_unless_forced(root, own_root):
+    with streams(root) as stream:
+        state = stream.state_dict(17)
+        assert stream.load_state_dict(state) == 17
+    with streams(root, world_size=2, rank=1, workers=1, frame_sampling="centred") as stream:
+        assert stream.load_state_dict(state) == 17
+    with streams(root, block=2) as stream:
+        with pytest.raises(UserError, match="other seed, streams or data config"):
+            stream.load_state_dict(state)
+    make_dataset(own_root / "other", seed=5)
+    with streams(own_root / "other") as stream:
+        with pytest.raises(UserError, match="other the datasets"):
+            stream.load_state_dict(state)
+        assert stream.load_state_dict(state, force=True) == 17
+
+
+@pytest.mark.parametrize(
+    "configs, data, message",
+    [
+        ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=64)}, {}, "takes 64 samples, but there are 60"),
+        ({"svst": StreamConfig("short", ["summary"], {}, 3, batch=8)}, {}, "short samples have the views caption"),
+        (SHORT, {"split": "test"}, "has no short samples in the split test"),
+        (SHORT, {"weights": [1.0, 2.0]}, "data.weights has 2 entries for 1 datasets"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(root, configs, data, message):
+    with pytest.raises(UserError, match=message):
+        streams(root, configs, **data)
+
+
+def test_datasets_mix_by_weight(root, own_root):
+    make_dataset(own_root / "b", shorts={"train": 30}, longs={}, rows=1, seed=9)
+    both = [open_dataset(str(root)), open_dataset(str(own_root / "b"))]
+    urls = [both[1].shard_url(shard) for shard in both[1].select("train", "short")]
+    second = {members["txt"].decode() for url in urls for _, members in iter_shard(url)}
+    data = DataConfig(size=32, workers=0, weights=[0.75, 0.25])
+    with Streams(both, SHORT, data, 0, 0, 1, tokenizer) as stream:
+        for batch in stream.batches(0, 8):
+            assert sum(text in second for [text] in batch.sentences["caption"]) == 4
