@@ -103,15 +103,24 @@ def dump_divergence(accelerator: Accelerator, output: Path, batch, result: StepR
 
 
 class StopSignal:
-    """SIGTERM or SIGUSR1 to any rank, or the clock of rank 0, agreed on by all ranks between two steps."""
+    """SIGTERM or SIGUSR1 to any rank, or the clock of rank 0, agreed on by all ranks between two steps.
+
+    As a context it listens, and gives the signals back at the end.
+    """
 
     def __init__(self, save_seconds: float):
         self._stop = False
         self._save_seconds, self._saved = save_seconds, time.monotonic()
         # Not the device's own group: asking through it would wait for the device every step.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, *_) -> None:
         self._stop = True
@@ -189,7 +198,10 @@ class Journal:
         )
         sys.stdout.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
         if self._config.trackers:
             self._accelerator.end_training()
         if self._accelerator.is_main_process:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 bad config, data or usage.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -38,25 +39,16 @@ def pretrain(config: PretrainConfig) -> None:
 
     seed_step(config.seed, -1, rank=0)
     model = create_model(config)
-    streams = Streams(
-        datasets,
-        config.streams,
-        config.loader,
-        config.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-        model.tokenizer(),
-    )
-    accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
-    if accelerator.is_main_process:
-        checkpoint.write_identity(output, identity)
-    optimizer = create_optimizer(model, config.optim)
-    done = checkpoint.load(newest, model, optimizer) if newest else 0
-    accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
-
-    if done < config.steps and not train(config, accelerator, model, optimizer, streams, done):
-        return
-    if accelerator.is_main_process:
+    ranks = accelerator.process_index, accelerator.num_processes
+    with Streams(datasets, config.streams, config.loader, config.seed, *ranks, model.tokenizer()) as streams:
+        accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
+        if accelerator.is_main_process:
+            checkpoint.write_identity(output, identity)
+        optimizer = create_optimizer(model, config.optim)
+        done = checkpoint.load(newest, model, optimizer) if newest else 0
+        accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
+        finished = done >= config.steps or train(config, accelerator, model, optimizer, streams, done)
+    if finished and accelerator.is_main_process:
         model.save_pretrained(output / "model")
         (output / "model" / STREAMS_FILE).write_text(json.dumps(identity["streams"]))
         print(f"saved {output / 'model'}")
@@ -80,34 +72,36 @@ def train(config: PretrainConfig, accelerator, model, optimizer, streams: Stream
     """The loop: from step `done` to the end, or until a stop signal; returns whether it reached the end."""
     output, plain_model = Path(config.output), model
     model, optimizer = accelerator.prepare(model, optimizer)
-    journal, stop = Journal(accelerator, config, done), StopSignal(60 * config.checkpoint.every_minutes)
-    batches = iter(streams.batches(done, config.steps - done))
-    for step in range(done, config.steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - asked
+    with (
+        Journal(accelerator, config, done) as journal,
+        StopSignal(60 * config.checkpoint.every_minutes) as stop,
+        contextlib.closing(streams.batches(done, config.steps - done)) as batches,
+    ):
+        for step in range(done, config.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
 
-        share = lr_share(step, config.optim.warmup, config.steps)
-        set_lr(optimizer, share)
-        seed_step(config.seed, step, accelerator.process_index)
-        stream = config.streams[batch.stream]
-        result = training_step(accelerator, model, optimizer, batch, stream, config.loss, config.optim.clip_norm)
-        if not result.finite:
-            dump_divergence(accelerator, output, batch, result)
-        journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
+            share = lr_share(step, config.optim.warmup, config.steps)
+            set_lr(optimizer, share)
+            seed_step(config.seed, step, accelerator.process_index)
+            stream = config.streams[batch.stream]
+            result = training_step(accelerator, model, optimizer, batch, stream, config.loss, config.optim.clip_norm)
+            if not result.finite:
+                dump_divergence(accelerator, output, batch, result)
+            journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
 
-        stopping, due = stop.agree()
-        last = step + 1 == config.steps
-        if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
-            if accelerator.is_main_process:
-                checkpoint.save(output, step + 1, plain_model, optimizer, config.checkpoint.keep)
-            accelerator.wait_for_everyone()
-            stop.saved()
-        if stopping and not last:
-            accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
-            break
-    journal.close()
-    return last
+            stopping, due = stop.agree()
+            last = step + 1 == config.steps
+            if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
+                if accelerator.is_main_process:
+                    checkpoint.save(output, step + 1, plain_model, optimizer, config.checkpoint.keep)
+                accelerator.wait_for_everyone()
+                stop.saved()
+            if stopping and not last:
+                accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
+                return False
+    return True
 
 
 def main(config: PretrainConfig) -> None:

@@ -13,6 +13,9 @@ import pytest
 import yaml
 from make_dataset import make_dataset
 
+from trainer import evaluate
+from trainer.config import EvaluateConfig, parse
+
 ROOT = Path(__file__).parents[2]
 ARCH = {
     "embed_dim": 32,
@@ -115,10 +118,18 @@ def test_one_rank_and_two_have_the_same_losses_over_all_streams(one_and_two_rank
         assert two[step]["grad_norm"] == pytest.approx(one[step]["grad_norm"], rel=1e-3)
 
 
+def test_two_ranks_refuse_a_bad_config_with_one_line(home):
+    process = launch("pretrain.py", 2, "--config", home / "config.yaml", "--output", home / "bad", "--stepz", 3)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode != 0  # the launcher's code and report are its own
+    assert output.count("error: unrecognized arguments: --stepz") == 1
+
+
 def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two_ranks):
     common = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--task", "retrieval"]
-    running = [launch("evaluate.py", r, *common, "--output", home / f"eval-{r}", "--batch", 3) for r in (1, 2)]
-    printed = [finish(process) for process in running]
+    on_two = launch("evaluate.py", 2, *common, "--output", home / "eval-2", "--batch", 3)
+    evaluate.evaluate(parse(EvaluateConfig, [*map(str, common), "--output", str(home / "eval-1"), "--batch", "4"]))
+    printed = finish(on_two)
     one, two = (json.loads((home / f"eval-{ranks}" / "retrieval.json").read_text()) for ranks in (1, 2))
     assert one == two
     results = one["datasets"][0]["results"]
@@ -131,7 +142,7 @@ def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two
     assert results[0]["candidates"] == 10 and results[0]["chance"]["R@1"] == 10
     assert one["settings"]["long"] == {"iter": {"video": 3, "long": 2, "summary": 1}, "frames": 6}
     table = (home / "eval-2" / "retrieval.md").read_text()
-    assert table in printed[1] and "chance" in table and printed[1].count("| direction |") == 1
+    assert table in printed and "chance" in table and printed.count("| direction |") == 1
 
 
 def test_a_run_that_was_stopped_and_killed_ends_as_an_uninterrupted_one(home):
