@@ -39,6 +39,7 @@ CLIP_SCHEMA = pa.schema(
 # The names a table's columns can have, or be mapped to through input.columns; all others pass through.
 COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
 COLUMNS += ("sentences",)
+LISTS = ("captions", "sentences")
 # A clip of a classification or question set has no caption; these columns excuse it.
 CAPTION_SUBSTITUTES = ("label", "labels", "target", "question", "questions")
 
@@ -100,34 +101,49 @@ def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
     own = [name for name in frame.columns if name not in (FILE, LINE)]
     if not own:
         raise UserError(f"input.path: {config.path} has no rows")
+    names = _names(own, config)
+    for name, column in names.items():
+        _check_column(name, column, frame.schema[column])
+    return frame.select(*[pl.col(column).alias(name) for name, column in names.items()], FILE, LINE)
+
+
+def _names(own: list[str], config: InputConfig) -> dict[str, str]:
+    """Schema or passthrough name -> the table's column.
+
+    A column whose name the mapping gives to another one is left out, unless it is mapped itself.
+    """
     for name, column in config.columns.items():
         if column not in own:
             raise UserError(f"input.columns: {name}: the table has no column {column!r}; it has {', '.join(own)}")
         if name not in COLUMNS and name in RESERVED_FIELDS:
             raise UserError(f"input.columns: {name!r} is no catalog column; these are {', '.join(COLUMNS)}")
-    names = {column: column for column in own if column not in config.columns}
-    names |= {column: name for name, column in config.columns.items()}
-    if missing := {"video"} - set(names.values()):
-        raise UserError(f"input.columns: no column {missing.pop()!r} in {', '.join(own)}; map it: --input.columns.video NAME")
-    if config.passthrough is not None:
-        if unknown := [name for name in config.passthrough if name not in names.values()]:
-            raise UserError(f"input.passthrough: the table has no column {unknown[0]!r}; it has {', '.join(own)}")
-        wanted = {*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough}
-        names = {column: name for column, name in names.items() if name in wanted}
-    for column, name in names.items():
-        dtype, listed = frame.schema[column], name in ("captions", "sentences")
-        if name in COLUMNS and (_is_nested(dtype.inner) if listed and isinstance(dtype, (pl.List, pl.Array)) else _is_nested(dtype)):
-            raise UserError(f"input.path: column {column!r} should hold {name} and holds values of type {dtype}")
-        if name in RESERVED_FIELDS and name not in COLUMNS:
+    names = {column: column for column in own if column not in config.columns.values()} | config.columns
+    if "video" not in names:
+        raise UserError(f"input.columns: no column 'video' in {', '.join(own)}; map it: --input.columns.video NAME")
+    if config.passthrough is None:
+        return names
+    if unknown := [name for name in config.passthrough if name not in names]:
+        raise UserError(f"input.passthrough: the table has no column {unknown[0]!r}; it has {', '.join(own)}")
+    return {n: column for n, column in names.items() if n in (*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough)}
+
+
+def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
+    if name not in COLUMNS:
+        if name in RESERVED_FIELDS:
             raise UserError(
                 f"input.path: column {column!r} has a name that the dataset format uses itself; map it to another "
                 f"(--input.columns.NEW_NAME {column}) or list the columns to keep in input.passthrough"
             )
-    return frame.select(*[pl.col(column).alias(name) for column, name in names.items()], FILE, LINE)
-
-
-def _is_nested(dtype: pl.DataType) -> bool:
-    return dtype.is_nested() or dtype == pl.Binary
+        if dtype == pl.Binary:
+            raise UserError(
+                f"input.path: column {column!r} holds bytes, which json cannot carry; list the columns to keep in "
+                "input.passthrough"
+            )
+        return
+    if name in LISTS and isinstance(dtype, (pl.List, pl.Array)):
+        dtype = dtype.inner
+    if dtype.is_nested() or dtype == pl.Binary:
+        raise UserError(f"input.path: column {column!r} should hold {name}, and holds values of type {dtype}")
 
 
 def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) -> pl.DataFrame:
@@ -222,45 +238,44 @@ def _json_ready(name: str, dtype: pl.DataType) -> pl.Expr:
         return column.cast(pl.String)
     if dtype.is_decimal():
         return column.cast(pl.Float64)
-    if dtype == pl.Binary:
-        raise UserError(f"input.path: column {name!r} holds bytes, which json cannot carry; list the columns to keep in input.passthrough")
     return column
 
 
 def _with_problems(frame: pl.DataFrame) -> pl.DataFrame:
     """Adds kind and message, null for a usable clip."""
-    given = lambda name: pl.col(name).is_not_null()  # noqa: E731
-    unread = lambda text, value: given(text) & _has_text(frame, text) & pl.col(value).is_null()  # noqa: E731
-    no_caption = pl.col("caption").is_null() & ~pl.col("excused")
-    bad_split = given("split") & (~pl.col("split").str.contains(SPLIT_NAME) | pl.col("split").is_in(SPLIT_RESERVED))
-    quoted = lambda name: pl.format("{} is not a time: {}", pl.lit(name), pl.col(name).cast(pl.String))  # noqa: E731
+
+    def unread(name: str, value: str) -> pl.Expr:
+        return _is_given(name, frame.schema[name]) & pl.col(value).is_null()
+
+    def quoted(name: str) -> pl.Expr:
+        return pl.format(f"{name} is not a time: {{}}", pl.col(name).cast(pl.String))
+
+    start, end = pl.col("start_ms").fill_null(0), pl.col("end_ms")
+    split, order = pl.col("split"), pl.col("order").cast(pl.String)
+    no_folder = ~split.str.contains(SPLIT_NAME) | split.is_in(SPLIT_RESERVED)
     problems = [
         ("empty_video", pl.col("video").is_null(), pl.lit("video is empty")),
         ("bad_time", unread("start", "start_ms"), quoted("start")),
         ("bad_time", unread("end", "end_ms"), quoted("end")),
         ("bad_time", unread("duration", "given_ms"), quoted("duration")),
-        ("negative_start", pl.col("start_ms") < 0, pl.format("start is negative: {} ms", "start_ms")),
-        (
-            "end_before_start",
-            pl.col("end_ms") <= pl.col("start_ms").fill_null(0),
-            pl.format("end {} ms is not after start {} ms", "end_ms", pl.col("start_ms").fill_null(0)),
-        ),
-        ("bad_time", pl.col("given_ms") <= 0, pl.format("duration is not positive: {} ms", "given_ms")),
-        ("bad_order", unread("order", "position"), pl.format("order is not a number: {}", pl.col("order").cast(pl.String))),
-        ("bad_split", bad_split, pl.format("split cannot name a folder of the dataset: {}", "split")),
-        ("empty_caption", no_caption, pl.lit("caption is empty, and there is no label or question")),
+        ("negative_start", start < 0, pl.format("start is negative: {} ms", start)),
+        ("end_before_start", end <= start, pl.format("end {} ms is not after start {} ms", end, start)),
+        ("bad_time", end.is_null() & (pl.col("given_ms") <= 0), pl.format("duration is not positive: {} ms", "given_ms")),
+        ("bad_order", unread("order", "position"), pl.format("order is not a number: {}", order)),
+        ("bad_split", no_folder, pl.format("split cannot name a folder of the dataset: {}", split)),
+        ("empty_caption", ~pl.col("excused") & pl.col("caption").is_null(), pl.lit("caption is empty, and nothing stands in for it")),
     ]
     kind = pl.coalesce(pl.when(bad).then(pl.lit(kind)) for kind, bad, _ in problems)
     message = pl.coalesce(pl.when(bad).then(text) for _, bad, text in problems)
     return frame.with_columns(kind=kind, message=message).with_columns(order=pl.col("position"))
 
 
-def _has_text(frame: pl.DataFrame, name: str) -> pl.Expr:
-    """False for blank text and for NaN, which are ways of writing null."""
-    dtype = frame.schema[name]
+def _is_given(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Blank text and NaN are ways of writing null."""
+    column = pl.col(name)
     if dtype == pl.String:
-        return pl.col(name).str.strip_chars() != ""
-    return pl.col(name).is_not_nan() if dtype.is_float() else pl.lit(True)
+        column = pl.when(column.str.strip_chars() != "").then(column)
+    return column.is_not_null() & (column.is_not_nan() if dtype.is_float() else pl.lit(True))
 
 
 def _ledger(bad: pl.DataFrame, table: formats.Catalog) -> pa.Table:
@@ -285,7 +300,7 @@ def _without_duplicates(clips: pl.DataFrame, config: InputConfig) -> pl.DataFram
             f"input.duplicates: {ids.n_unique():,} clip_ids stand for several rows each, {ids.min()!r} among them; make "
             "them unique, or set input.duplicates to drop"
         )
-    by_content = [pl.col(n).list.join("\n") if n in ("captions", "sentences") else pl.col(n) for n in clips.columns]
+    by_content = [pl.col(n).list.join("\n") if n in LISTS else pl.col(n) for n in clips.columns]
     first = candidates.sort(by_content).unique("clip_id", keep="first", maintain_order=True)
     return pl.concat([clips.filter(~suspect), first])
 

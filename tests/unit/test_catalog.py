@@ -147,6 +147,12 @@ def test_a_malformed_json_line_costs_that_line(tmp_path, bad):
     assert [row["kind"] for row in ledger] == ["bad_row"] and ledger[0]["message"].startswith(f"{path}:3: not JSON")
 
 
+def test_a_number_that_json_has_not_is_null(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(clip(start=i, end=9, score=s)) + "\n" for i, s in enumerate([0.5, float("nan"), float("inf")])))
+    assert sorted(c["extra"] for c in load(path)[0]) == ['{"score":0.5}', "{}", "{}"]
+
+
 @pytest.mark.parametrize("bad, reason", [(b"y,0,1,cat,dog", "5 fields"), (b"y,0,1,\xff", "not UTF-8")])
 def test_a_malformed_csv_line_costs_that_line(tmp_path, bad, reason):
     path = tmp_path / "t.csv"
@@ -184,6 +190,16 @@ def test_columns_are_mapped_and_the_others_pass_through(tmp_path):
     extra = json.loads(found["extra"])
     assert extra["topic"] == row["meta"] and "none" not in extra and list(extra) == sorted(extra)
     assert json.loads(load(path, columns=mapping, passthrough=["topic"])[0][0]["extra"]) == {"topic": row["meta"]}
+
+
+def test_one_column_can_have_two_names_and_a_mapped_one_takes_the_name_of_another(tmp_path):
+    row = clip(url="u.mp4", caption="short", long="a long one", start=1, end=2)
+    mapping = {"video": "url", "source_id": "url", "caption": "long"}
+    [found], _, _ = load(jsonl(tmp_path / "t.jsonl", [row]), columns=mapping)
+    assert (found["video"], found["source_id"], found["caption"]) == (f"{tmp_path}/u.mp4", "u.mp4", "a long one")
+    assert found["extra"] == "{}"
+    [found], _, _ = load(tmp_path / "t.jsonl", columns=mapping | {"brief": "caption"})
+    assert json.loads(found["extra"]) == {"brief": "short"}
 
 
 def test_passthrough_values_keep_their_type_and_nan_is_null(tmp_path):
@@ -236,6 +252,9 @@ WRONG = [
     ({"path": "broken.parquet"}, r"cannot read as parquet"),
     ({"path": "empty.csv"}, r"empty; its first line"),
     ({"path": "reserved.jsonl"}, r"column 'key' has a name that the dataset format uses"),
+    ({"path": "lists.jsonl"}, r"column 'video' should hold video, and holds values of type List"),
+    ({"path": "bytes.parquet"}, r"column 'raw' holds bytes"),
+    ({"path": "none_at_all.jsonl"}, r"has no rows"),
     ({"path": "t.jsonl", "columns": {"video": "url"}}, r"input\.columns: video: the table has no column 'url'; it has clip_id"),
     ({"path": "t.jsonl", "columns": {"sample_id": "score"}}, r"input\.columns: 'sample_id' is no catalog column"),
     ({"path": "t.jsonl", "columns": {"url": "video"}}, r"input\.columns: no column 'video'"),
@@ -247,7 +266,8 @@ WRONG = [
 def test_wrong_use_is_one_line_with_the_key(tmp_path, monkeypatch, keys, message):
     monkeypatch.chdir(tmp_path)
     jsonl(tmp_path / "t.jsonl", ROWS), jsonl(tmp_path / "reserved.jsonl", [clip(key=1)])
-    for name, data in {"t.txt": b"x", "broken.parquet": b"PAR1 no", "empty.csv": b""}.items():
+    jsonl(tmp_path / "lists.jsonl", [clip(video=["v"])]), pl.DataFrame([clip(raw=b"x")]).write_parquet(tmp_path / "bytes.parquet")
+    for name, data in {"none_at_all.jsonl": b"\n", "t.txt": b"x", "broken.parquet": b"PAR1 no", "empty.csv": b""}.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
         load(**keys)
