@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from shards import format
 from shards.errors import UserError
 from shards.reader import open_dataset
-from trainer.config import EvaluateConfig, run_script
+from trainer.config import STREAMS_FILE, EvaluateConfig, run_script
 from trainer.data_config import DataConfig
 from trainer.models.gexia import GexiaModel
 from trainer.tasks import retrieval
@@ -23,7 +23,6 @@ PAPER = {
     format.LONG: {"iter": {"video": 3, "long": 3, "summary": 3}, "frames": 32},
     format.IMAGE: {"iter": {"video": 0, "caption": 1}, "frames": 1},
 }
-STREAMS_FILE = "streams.json"  # beside the weights: the streams that the model was trained on
 
 
 def evaluate(config: EvaluateConfig) -> None:

@@ -105,22 +105,27 @@ def dump_divergence(accelerator: Accelerator, output: Path, batch, result: StepR
 class StopSignal:
     """SIGTERM or SIGUSR1 to any rank, or the clock of rank 0, agreed on by all ranks between two steps.
 
-    As a context it listens, and gives the signals back at the end.
+    As a context it listens, with rank 0's process id in `pid_file`, and gives the signals back at the end.
     """
 
-    def __init__(self, save_seconds: float):
-        self._stop = False
+    def __init__(self, save_seconds: float, pid_file: Path):
+        self._stop, self._pid_file = False, pid_file
         self._save_seconds, self._saved = save_seconds, time.monotonic()
         # Not the device's own group: asking through it would wait for the device every step.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._is_first = self._group is None or dist.get_rank() == 0
 
     def __enter__(self) -> "StopSignal":
         self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        if self._is_first:
+            self._pid_file.write_text(f"{os.getpid()}\n")
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._is_first:
+            self._pid_file.unlink(missing_ok=True)
 
     def _on_signal(self, *_) -> None:
         self._stop = True
@@ -128,7 +133,7 @@ class StopSignal:
     def agree(self) -> tuple[bool, bool]:
         """(stop, save): whether to end here, and whether it is time for a checkpoint; the same on all ranks."""
         due = time.monotonic() - self._saved > self._save_seconds
-        flags = torch.tensor([self._stop, due and (self._group is None or dist.get_rank() == 0)], dtype=torch.int32)
+        flags = torch.tensor([self._stop, due and self._is_first], dtype=torch.int32)
         if self._group is not None:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flags[0]), bool(flags[1])

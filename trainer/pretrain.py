@@ -12,8 +12,7 @@ from pathlib import Path
 from shards.errors import UserError
 from shards.reader import open_dataset
 from trainer import checkpoint
-from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
-from trainer.evaluate import STREAMS_FILE
+from trainer.config import STREAMS_FILE, PretrainConfig, check_pretrain, run_identity, run_script
 from trainer.loop import (
     Diverged,
     Journal,
@@ -74,7 +73,7 @@ def train(config: PretrainConfig, accelerator, model, optimizer, streams: Stream
     model, optimizer = accelerator.prepare(model, optimizer)
     with (
         Journal(accelerator, config, done) as journal,
-        StopSignal(60 * config.checkpoint.every_minutes) as stop,
+        StopSignal(60 * config.checkpoint.every_minutes, output / "pid") as stop,
         contextlib.closing(streams.batches(done, config.steps - done)) as batches,
     ):
         for step in range(done, config.steps):

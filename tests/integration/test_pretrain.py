@@ -152,8 +152,11 @@ def test_a_run_that_was_stopped_and_killed_ends_as_an_uninterrupted_one(home):
     calm_run = launch("pretrain.py", 2, *common, "--output", calm)
     first = launch("pretrain.py", 2, *common, "--output", shaken)
     wait_for_step(shaken, 3, first)
-    ranks_of(first)[-1].send_signal(signal.SIGUSR1)
+    first_rank = int((shaken / "pid").read_text())
+    (other_rank,) = (rank for rank in ranks_of(first) if rank.pid != first_rank)
+    other_rank.send_signal(signal.SIGUSR1)
     assert "stopped after step" in finish(first)
+    assert not (shaken / "pid").exists()
     stopped_at = len(records(shaken))
     assert 3 <= stopped_at < 20
     finish(calm_run)

@@ -9,7 +9,8 @@ import yaml
 from make_dataset import make_dataset
 
 from trainer import evaluate, pretrain
-from trainer.config import EvaluateConfig, PretrainConfig, run_script
+from trainer.config import EvaluateConfig, PretrainConfig, check_pretrain, parse, run_script
+from trainer.models.towers import architecture
 
 TINY = Path(__file__).parents[2] / "configs" / "pretrain" / "tiny.yaml"
 
@@ -102,6 +103,19 @@ def test_a_bad_config_file_is_refused(monkeypatch, capsys, tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     assert_refused(call(monkeypatch, capsys, "pretrain", "--config", path))
+
+
+@pytest.mark.parametrize("path", sorted((TINY.parents[1]).glob("pretrain/*.yaml")), ids=lambda path: path.stem)
+def test_every_pretraining_config_that_comes_with_the_project_is_whole(path):
+    config = parse(PretrainConfig, ["--config", str(path), "--data", "x", "--output", "y"])
+    check_pretrain(config)
+    assert architecture(config.model.name)["vision_cfg"]["image_size"] == config.loader.size
+
+
+def test_the_evaluation_config_that_comes_with_the_project_is_the_papers():
+    config = parse(EvaluateConfig, ["--config", str(TINY.parents[1] / "evaluate" / "retrieval.yaml")])
+    plain = parse(EvaluateConfig, [])
+    assert evaluate.choose_recipes(config) == evaluate.choose_recipes(plain)
 
 
 def test_the_tiny_config_trains_on_seven_long_samples_and_the_folder_is_then_taken(
