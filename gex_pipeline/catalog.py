@@ -250,9 +250,10 @@ def _with_problems(frame: pl.DataFrame) -> pl.DataFrame:
     def quoted(name: str) -> pl.Expr:
         return pl.format(f"{name} is not a time: {{}}", pl.col(name).cast(pl.String))
 
-    start, end = pl.col("start_ms").fill_null(0), pl.col("end_ms")
+    start, end, given = pl.col("start_ms").fill_null(0), pl.col("end_ms"), pl.col("given_ms")
     split, order = pl.col("split"), pl.col("order").cast(pl.String)
     no_folder = ~split.str.contains(SPLIT_NAME) | split.is_in(SPLIT_RESERVED)
+    no_text = pl.col("caption").is_null() & ~pl.col("excused")
     problems = [
         ("empty_video", pl.col("video").is_null(), pl.lit("video is empty")),
         ("bad_time", unread("start", "start_ms"), quoted("start")),
@@ -260,10 +261,10 @@ def _with_problems(frame: pl.DataFrame) -> pl.DataFrame:
         ("bad_time", unread("duration", "given_ms"), quoted("duration")),
         ("negative_start", start < 0, pl.format("start is negative: {} ms", start)),
         ("end_before_start", end <= start, pl.format("end {} ms is not after start {} ms", end, start)),
-        ("bad_time", end.is_null() & (pl.col("given_ms") <= 0), pl.format("duration is not positive: {} ms", "given_ms")),
+        ("bad_time", end.is_null() & (given <= 0), pl.format("duration is not positive: {} ms", given)),
         ("bad_order", unread("order", "position"), pl.format("order is not a number: {}", order)),
         ("bad_split", no_folder, pl.format("split cannot name a folder of the dataset: {}", split)),
-        ("empty_caption", ~pl.col("excused") & pl.col("caption").is_null(), pl.lit("caption is empty, and nothing stands in for it")),
+        ("empty_caption", no_text, pl.lit("caption is empty, and nothing stands in for it")),
     ]
     kind = pl.coalesce(pl.when(bad).then(pl.lit(kind)) for kind, bad, _ in problems)
     message = pl.coalesce(pl.when(bad).then(text) for _, bad, text in problems)

@@ -73,10 +73,7 @@ def write(plan: Plan, root: str) -> dict:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(write_part, range(len(names))))
-    table = plan.rows.with_columns(part=pl.Series([names[row // rows_per_part] for row in plan.rows["row"]], dtype=pl.String))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.to_arrow(compat_level=pl.CompatLevel.oldest()), sink, compression="zstd")
-    storage.write_bytes_atomic(storage.join(root, "plan", "rows.parquet"), sink.getvalue().to_pybytes())
+    storage.write_bytes_atomic(storage.join(root, "plan", "rows.parquet"), _rows_table(plan, names, rows_per_part))
     record = {"version": VERSION, "target": plan.target, "rows_per_part": rows_per_part, **plan.counts, "parts": parts}
     record["digest"] = digest(record)
     storage.write_bytes_atomic(storage.join(root, "plan", "plan.json"), canonical_json(record) + b"\n")
@@ -133,7 +130,8 @@ def _write_part(plan: Plan, rows: pl.DataFrame, url: str, known_sha256: str | No
         os.makedirs(os.path.dirname(local), exist_ok=True)
         temporary = storage.temporary_name(local)
     else:
-        temporary = tempfile.mkstemp(suffix=".parquet")[1]
+        descriptor, temporary = tempfile.mkstemp(suffix=".parquet")
+        os.close(descriptor)
     try:
         _encode(plan, rows, temporary)
         with open(temporary, "rb") as file:
@@ -165,6 +163,13 @@ def _clips(plan: Plan, rows: pl.DataFrame) -> pa.Table:
     split = rows.select(pl.col("split").repeat_by("clips").explode())
     frame = pl.concat([plan.layout[first:end], split, clips], how="horizontal").select(PLAN_SCHEMA.names)
     return frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).cast(PLAN_SCHEMA)
+
+
+def _rows_table(plan: Plan, names: list[str], rows_per_part: int) -> bytes:
+    parts = pl.Series("part", names, pl.String).gather(plan.rows["row"] // rows_per_part)
+    sink = pa.BufferOutputStream()
+    pq.write_table(plan.rows.with_columns(parts).to_arrow(compat_level=pl.CompatLevel.oldest()), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def _other_plan(where: str) -> UserError:
