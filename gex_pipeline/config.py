@@ -11,7 +11,7 @@ class InputConfig:
     path: str = ""  # file, glob or fsspec URL of the table
     # internvid to youcook2: the set's own files, its videos found by id under video_root
     format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "internvid", "webvid", "activitynet", "youcook2"] = "auto"
-    columns: dict[str, str] = field(default_factory=dict)  # schema name -> the table's column name
+    columns: dict[str, str] = field(default_factory=dict)  # schema name (or a new one) -> the table's column
     filter: str | None = None  # an expression over the table's columns, such as "umt_score > 0.3"
     passthrough: list[str] | None = None  # further columns kept in each sample's json; null: all
     video_root: str | None = None  # folder or URL that relative video paths start from; default: beside the table
