@@ -39,7 +39,7 @@ class Size:
     steps: int
 
 
-FULL = Size(sources=240, scenes=6, val_sources=64, steps=500)
+FULL = Size(sources=176, scenes=4, val_sources=64, steps=300)
 SMALL = Size(sources=36, scenes=3, val_sources=8, steps=12)
 
 # What the full demo promises, for text-to-video retrieval on held-out sources.
@@ -87,8 +87,8 @@ def stages(output: Path, size: Size) -> list[Stage]:
 
 def _stage(name: str, about: str, result: Path, command: list) -> Stage:
     command = [str(part) for part in command]
-    configs = [(ROOT / part).read_text() for part in command if part.endswith(".yaml")]
-    return Stage(name, about, result, command, configs)
+    files = [file for part in command if part.endswith(".yaml") for file in sorted((ROOT / part).parent.glob("demo*"))]
+    return Stage(name, about, result, command, [file.read_text() for file in files])
 
 
 def run(output: Path, size: Size) -> None:

@@ -76,7 +76,7 @@ class Background:
     colour: str
 
     def __str__(self) -> str:
-        return f"a {self.texture} {self.colour} background"
+        return f"{self.colour} {self.texture}"
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ SHAPES = {
 # --- Textures: where the darker shade lies, as 0 and 1; lengths in periods of the pattern -------------------------
 
 TEXTURES = {
-    "plain": lambda x, y: np.zeros_like(x),
-    "striped": lambda x, y: x % 1 < 0.5,
-    "checkered": lambda x, y: (x % 2 < 1) ^ (y % 2 < 1),
-    "dotted": lambda x, y: np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.28,
-    "wavy": lambda x, y: (y + 0.35 * np.sin(np.pi * x)) % 1 < 0.5,
+    "canvas": lambda x, y: np.zeros_like(x),
+    "stripes": lambda x, y: x % 1 < 0.5,
+    "checks": lambda x, y: (x % 2 < 1) ^ (y % 2 < 1),
+    "dots": lambda x, y: np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.28,
+    "waves": lambda x, y: (y + 0.35 * np.sin(np.pi * x)) % 1 < 0.5,
 }
 
 
@@ -222,20 +222,20 @@ class Motion:
 
 
 MOTIONS = {
-    "left": Motion("slides to the left", lambda u, x, y: (0.85 - 0.7 * u, y, 0, 1)),
-    "right": Motion("slides to the right", lambda u, x, y: (0.15 + 0.7 * u, y, 0, 1)),
-    "up": Motion("moves up", lambda u, x, y: (x, 0.82 - 0.64 * u, 0, 1)),
-    "down": Motion("moves down", lambda u, x, y: (x, 0.18 + 0.64 * u, 0, 1)),
-    "spin": Motion("spins in place", lambda u, x, y: (x, y, 3 * np.pi * u, 1)),
+    "left": Motion("slides left", lambda u, x, y: (0.85 - 0.7 * u, y, 0, 1)),
+    "right": Motion("slides right", lambda u, x, y: (0.15 + 0.7 * u, y, 0, 1)),
+    "up": Motion("rises", lambda u, x, y: (x, 0.82 - 0.64 * u, 0, 1)),
+    "down": Motion("sinks", lambda u, x, y: (x, 0.18 + 0.64 * u, 0, 1)),
+    "spin": Motion("spins", lambda u, x, y: (x, y, 3 * np.pi * u, 1)),
     "grow": Motion("grows", lambda u, x, y: (x, y, 0, 0.35 + 0.9 * u)),
     "shrink": Motion("shrinks", lambda u, x, y: (x, y, 0, 1.25 - 0.9 * u)),
     "bounce": Motion("bounces", lambda u, x, y: (x, 0.78 - 0.5 * np.abs(np.sin(3 * np.pi * u)), 0, 1)),
-    "sway": Motion("sways from side to side", lambda u, x, y: (x + 0.16 * np.sin(4 * np.pi * u), y, 0, 1)),
+    "sway": Motion("sways", lambda u, x, y: (x + 0.16 * np.sin(4 * np.pi * u), y, 0, 1)),
     "orbit": Motion(
-        "circles around the middle",
+        "circles around",
         lambda u, x, y: (0.5 + 0.28 * np.cos(2 * np.pi * (u + x)), 0.5 + 0.28 * np.sin(2 * np.pi * (u + x)), 0, 1),
     ),
-    "still": Motion("stands still", lambda u, x, y: (x, y, 0, 1)),
+    "still": Motion("rests", lambda u, x, y: (x, y, 0, 1)),
 }
 
 

@@ -41,10 +41,10 @@ def test_a_caption_names_what_the_attributes_hold():
     for row in world.catalog(world.imagine(50)):
         attributes = row["attributes"]
         for act in attributes["acts"]:
-            assert " ".join(act["thing"][k] for k in ("size", "colour", "shape")) in row["caption"]
-            assert world.MOTIONS[act["motion"]].words in row["caption"]
+            thing = " ".join(act["thing"][key] for key in ("size", "colour", "shape"))
+            assert f"{thing} {world.MOTIONS[act['motion']].words}" in row["caption"]
         background = attributes["background"]
-        assert row["caption"].endswith(f"{background['texture']} {background['colour']} background")
+        assert row["caption"].endswith(f"over {background['colour']} {background['texture']}")
         assert row["label"] == world.MOTIONS[attributes["acts"][0]["motion"]].words
 
 
@@ -56,7 +56,7 @@ def test_held_out_sources_are_as_many_as_asked_for():
 @pytest.mark.parametrize("motion, axis, sign", [("left", 1, -1), ("right", 1, 1), ("up", 0, -1), ("down", 0, 1)])
 def test_things_move_the_way_the_caption_says(motion, axis, sign):
     act = world.Act(world.Thing("medium", "red", "star"), motion)
-    scene = world.Scene((act,), world.Background("plain", "mint"))
+    scene = world.Scene((act,), world.Background("canvas", "mint"))
     frames = world.render(world.Source("s", "train", (0, 0), (scene,))).astype(int)
     red = (frames[..., 0] - frames[..., 1]) > 100
     centres = np.array([np.argwhere(mask).mean(axis=0)[axis] for mask in red])
@@ -65,7 +65,7 @@ def test_things_move_the_way_the_caption_says(motion, axis, sign):
 
 def test_every_colour_has_a_background_and_every_background_enough_colours():
     casts = [
-        world._imagine_cast(np.random.default_rng(i), world.Background("plain", name), size=3)
+        world._imagine_cast(np.random.default_rng(i), world.Background("canvas", name), size=3)
         for name in world.BACKGROUND_COLOURS
         for i in range(50)
     ]
