@@ -34,7 +34,7 @@ def curves(series: dict[str, list[tuple[int, float]]]) -> str:
 
 def _grid(top: int, last: int, x, y) -> str:
     lines = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
         f'<text class="tick" x="{LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v}</text>'
         for v in range(top + 1)
     ]

@@ -25,6 +25,7 @@ from shards.format import digest
 
 ROOT = Path(__file__).parents[2]
 EXPAND_CONFIG, TRAIN_CONFIG = "configs/expand/demo.yaml", "configs/pretrain/demo.yaml"
+STAGE_NAMES = ("render", "expand", "train", "evaluate", "page")
 REPORT, STAMPS = "report.html", "stages"
 LOG_TAIL = 15  # lines of a failed stage's log that are shown
 
@@ -71,18 +72,18 @@ def stages(output: Path, size: Size) -> list[Stage]:
     training = ["--data", data, "--output", train, "--steps", size.steps]
     trained = ["--checkpoint", train / "model", "--data", data, "--task", "retrieval", "--output", results]
     commands = [
-        ("render", f"{size.sources} videos of {size.scenes} scenes, with exact captions", output / "world",
+        (f"{size.sources} videos of {size.scenes} scenes, with exact captions", output / "world",
          [*python, "ops.demo.world", "--output", output / "world", *world_size]),
-        ("expand", "captioned clips to short, long and image samples, summaries by SmolLM2", data,
+        ("captioned clips to short, long and image samples, summaries by SmolLM2", data,
          [*python, "gex_pipeline.expand", "--config", EXPAND_CONFIG, *catalog]),
-        ("train", f"{size.steps} steps from scratch on the CPU", train,
+        (f"{size.steps} steps from scratch on the CPU", train,
          [*launch, "trainer/pretrain.py", "--config", TRAIN_CONFIG, *training]),
-        ("evaluate", "retrieval among the held-out sources", results,
+        ("retrieval among the held-out sources", results,
          [*launch, "trainer/evaluate.py", *trained]),
-        ("page", "samples, curves and searches as one page", output / REPORT,
+        ("samples, curves and searches as one page", output / REPORT,
          [*python, "ops.demo.page", output]),
     ]  # fmt: skip
-    return [_stage(*parts) for parts in commands]
+    return [_stage(name, *parts) for name, parts in zip(STAGE_NAMES, commands, strict=True)]
 
 
 def _stage(name: str, about: str, result: Path, command: list) -> Stage:
@@ -91,11 +92,11 @@ def _stage(name: str, about: str, result: Path, command: list) -> Stage:
     return Stage(name, about, result, command, [file.read_text() for file in files])
 
 
-def run(output: Path, size: Size) -> None:
+def run(plan: list[Stage], output: Path) -> None:
     """Run what is not done yet. Raises StageFailed."""
     for name in ("logs", STAMPS):
         (output / name).mkdir(parents=True, exist_ok=True)
-    identity, plan = "", stages(output, size)
+    identity = ""
     for number, stage in enumerate(plan, start=1):
         identity = digest([identity, stage.command, stage.settings])  # what came before is part of what a stage is
         _run_stage(stage, f"[{number}/{len(plan)}] {stage.name:<8}", identity, output)
@@ -141,7 +142,7 @@ def _call(stage: Stage, log: Path) -> None:
 
 def seconds(output: Path) -> dict[str, float]:
     """Finished stage -> how long it took, over all runs that worked on it; in order."""
-    paths = {name: output / STAMPS / f"{name}.json" for name in ("render", "expand", "train", "evaluate", "page")}
+    paths = {name: output / STAMPS / f"{name}.json" for name in STAGE_NAMES}
     stamps = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     return {name: stamp["seconds"] for name, stamp in stamps.items() if stamp["done"]}
 
@@ -180,7 +181,8 @@ def main() -> int:
         parser.error(f"--sources must be over {FULL.val_sources}, which are held out, and --steps positive")
     output = args.output.resolve()
     try:
-        run(output, SMALL if args.small else replace(FULL, sources=args.sources, steps=args.steps))
+        size = SMALL if args.small else replace(FULL, sources=args.sources, steps=args.steps)
+        run(stages(output, size), output)
     except StageFailed as error:
         print(f"{error}", file=sys.stderr)
         return 1
