@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.make_dataset import make_dataset
+from make_dataset import make_dataset
 
 ROOT = Path(__file__).parents[2]
 
