@@ -306,7 +306,7 @@ class Pool:
             doing = "; ".join(filter(None, map(self._doing, self._workers))) or "nothing"
             self._dump_stacks()
             raise UserError(
-                f"no data for {patience:.0f} s (data.stall_seconds) in stream {head.plan.stream}, step "
+                f"no data for {patience:.0f} s (loader.stall_seconds) in stream {head.plan.stream}, step "
                 f"{head.plan.step}; workers are at: {doing}"
             )
         for worker in list(self._workers):

@@ -58,7 +58,7 @@ class Streams:
         tokenizer: Tokenizer,
     ):
         if data.weights is not None and len(data.weights) != len(datasets):
-            raise UserError(f"data.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each")
+            raise UserError(f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each")
         self._rank, self._world_size = rank, world_size
         self._indices: dict[str, list[Index]] = {}
         self._recipes: dict[str, Recipe] = {}
@@ -178,7 +178,7 @@ def _parts(
 ) -> tuple[list[list[tuple[Dataset, Shard]]], list[float]]:
     """The stream's shards, in parts that each count their own epochs, and the parts' weights.
 
-    Without data.weights all datasets are one part, so every sample comes once an epoch; with them each is its own.
+    Without loader.weights all datasets are one part, so every sample comes once an epoch; with them each is its own.
     """
     unknown = set(config.texts) - set(format.TEXT_VIEWS[config.folder])
     if unknown or not config.texts:
@@ -244,7 +244,7 @@ class _Assembler:
         if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
             logger.warning("%s: %s sample %s: %s", url, kind, "replaced" if plan.spare else "left out", row.failure.message)
         if self.failures.total() > self._max_failures:
-            raise UserError(f"more than data.max_failures={self._max_failures} bad samples: {self._summary()}")
+            raise UserError(f"more than loader.max_failures={self._max_failures} bad samples: {self._summary()}")
         if row.decoded is None and plan.spare:
             raise UserError(f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}")
 

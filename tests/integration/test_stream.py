@@ -184,7 +184,7 @@ def test_a_bad_sample_is_replaced_by_a_rule_counted_and_named(own_root, what, ca
 def test_too_many_bad_samples_end_the_run_with_one_clear_line(own_root):
     tar = damage(own_root, "unreadable")
     with streams(own_root, SHORT, max_failures=3, workers=1) as stream:
-        with pytest.raises(UserError, match=rf"more than data.max_failures=3 bad samples: 4 unreadable in {tar}"):
+        with pytest.raises(UserError, match=rf"more than loader.max_failures=3 bad samples: 4 unreadable in {tar}"):
             list(stream.batches(0, 20))
 
 
@@ -296,7 +296,7 @@ def test_resuming_on_other_data_or_config_is_refused_unless_forced(root, own_roo
         ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=64)}, {}, "takes 64 samples, but there are 60"),
         ({"svst": StreamConfig("short", ["summary"], {}, 3, batch=8)}, {}, "short samples have the views caption"),
         (SHORT, {"split": "test"}, "has no short samples in the split test"),
-        (SHORT, {"weights": [1.0, 2.0]}, "data.weights has 2 entries for 1 datasets"),
+        (SHORT, {"weights": [1.0, 2.0]}, "loader.weights has 2 entries for 1 datasets"),
     ],
 )
 def test_a_stream_that_cannot_be_is_refused(root, configs, data, message):
