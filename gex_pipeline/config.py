@@ -53,10 +53,10 @@ class CompressConfig:
     min_words: int = 3
     retries: int = 1  # generations after the first, each with its own derived seed
     temperature: float = 0.0
-    max_new_tokens: int = 80
+    max_new_tokens: int = 64
     batch_size: int = 32  # texts that the transformers backend generates at once
     dtype: str = "auto"  # of the weights; auto: float32 on a CPU, bfloat16 on a GPU
-    threads: int | None = None  # of a model on the CPU; null: all cores
+    threads: int | None = None  # of a model on the CPU; null: OMP_NUM_THREADS, which Ray sets to an actor's CPUs
     seed: int = 0
     reuse: list[str] = field(default_factory=list)  # other datasets whose summaries may be taken
 

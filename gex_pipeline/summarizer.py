@@ -125,7 +125,7 @@ class Summarizer:
     def judge(self, text: LongText, result: llm.Result) -> tuple[llm.Result, str, str | None]:
         if not self.backend.guarded:
             return result, result.text, None
-        summary = guards.clean(result.text)
+        summary = guards.clean(result.text, result.finish_reason)
         instructions = self.prompt.instructions
         return result, summary, guards.check(summary, result.finish_reason, text.text, instructions, self.limits)
 

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from gex_pipeline import sentences
+
 REFUSAL = re.compile(
     r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
 )
@@ -25,13 +27,17 @@ class Limits:
     max_words: int
 
 
-def clean(raw: str) -> str:
-    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces."""
+def clean(raw: str, finish_reason: str) -> str:
+    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces, and without the
+    unfinished last sentence where the token limit cut it and a whole one comes before."""
     text = unicodedata.normalize("NFC", raw).strip()
     text = LABEL.sub("", text).strip()
     text = " ".join(text.split("\n\n")[0].split())
     if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
         text = text.strip(QUOTES).strip()
+    if finish_reason == "length":
+        whole = [sentence for sentence in sentences.split(text) if sentences.ended(sentence) == sentence]
+        text = " ".join(whole) or text
     return text
 
 
@@ -47,15 +53,15 @@ def check(summary: str, finish_reason: str, text: str, instructions: str, limits
         return "script"
     if runs(words, ECHO_OF_PROMPT) & runs(normalized(instructions), ECHO_OF_PROMPT) - runs(source, ECHO_OF_PROMPT):
         return "prompt_echo"
-    if len(source) > limits.min_words and longest_common_run(words, source) > ECHO_OF_TEXT * len(source):
+    if longest_common_run(words, source) > ECHO_OF_TEXT * len(source):
         return "text_echo"
-    if runs_away(words):
+    if runs_away(words, source):
         return "repetition"
     if count > limits.max_words:
         return "too_long"
     if count < limits.min_words:
         return "too_short"
-    if finish_reason == "length":
+    if finish_reason == "length" and sentences.ended(summary) != summary:
         return "cut"
     return None
 
@@ -73,11 +79,12 @@ def longest_common_run(words: list[str], source: list[str]) -> int:
     return SequenceMatcher(None, words, source, autojunk=False).find_longest_match().size
 
 
-def runs_away(words: list[str]) -> bool:
-    """The same four words again and again, or one word three times in a row."""
-    fours = Counter(tuple(words[i : i + 4]) for i in range(len(words) - 3))
+def runs_away(words: list[str], source: list[str]) -> bool:
+    """One word three times in a row, or the same four words RUNAWAY times and more often than in the text."""
+    allowed = Counter(zip(source, source[1:], source[2:], source[3:]))
+    fours = Counter(zip(words, words[1:], words[2:], words[3:]))
     stutter = any(a == b == c for a, b, c in zip(words, words[1:], words[2:]))
-    return stutter or max(fours.values(), default=0) >= RUNAWAY
+    return stutter or any(count >= RUNAWAY and count > allowed[four] for four, count in fours.items())
 
 
 def foreign_share(summary: str, allowed: str) -> float:

@@ -1,6 +1,5 @@
 """Small models in process: Hugging Face transformers, on the CPU or on the actor's GPU."""
 
-import os
 import time
 
 import torch
@@ -11,7 +10,6 @@ from gex_pipeline.llm import weights
 from gex_pipeline.llm.base import Result
 from gex_pipeline.llm.prompt import Prompt
 from gex_pipeline.summaries import LongText
-from shards.errors import UserError
 
 
 class TransformersBackend:
@@ -27,7 +25,8 @@ class TransformersBackend:
     def __init__(self, config: CompressConfig, prompt: Prompt):
         folder = weights.find(config.model)
         transformers.utils.logging.disable_progress_bar()
-        torch.set_num_threads(config.threads or os.cpu_count())
+        if config.threads:
+            torch.set_num_threads(config.threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = config.dtype if config.dtype != "auto" else {"cuda": "bfloat16", "cpu": "float32"}[self.device]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -42,10 +41,10 @@ class TransformersBackend:
         self.prompt, self.config = prompt, config
         self.model_name = folder.name
         self.identity = {"backend": self.name, "model": weights.revision(folder), "dtype": dtype}
-        self.prefix = common_prefix(*(self.tokens(probe) for probe in ("A man.", "The sea.")))
+        self.prefix = common_prefix(*(self.tokens(LongText("", probe, [probe])) for probe in ("x", "1")))
         self.prefix_cache = self.run_prefix()
 
-    def tokens(self, text: str) -> list[int]:
+    def tokens(self, text: LongText) -> list[int]:
         return self.tokenizer.apply_chat_template(
             self.prompt.messages(text), add_generation_prompt=True, return_dict=False
         )
@@ -58,10 +57,10 @@ class TransformersBackend:
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def fits(self, text: LongText) -> bool:
-        return len(self.tokens(text.text)) + self.config.max_new_tokens <= self.model.config.max_position_embeddings
+        return len(self.tokens(text)) + self.config.max_new_tokens <= self.model.config.max_position_embeddings
 
     def generate(self, texts: list[LongText], seeds: list[int], temperature: float) -> list[Result]:
-        chats = [self.tokens(text.text) for text in texts]
+        chats = [self.tokens(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda i: len(chats[i]))  # like lengths together: little padding
         results = [None] * len(texts)
         for start in range(0, len(order), self.config.batch_size):
