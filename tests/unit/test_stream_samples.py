@@ -1,0 +1,138 @@
+"""Sample bytes to frames, and sentences to tokens."""
+
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import open_clip
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.decode import Recipe, SampleError, choose_frames, decode_sample, fit
+from trainer.texts import TextEncoder, text_id
+
+CLIP = open_clip.tokenizer.SimpleTokenizer(context_length=16)
+WORDS = st.text(st.sampled_from("aebcdéGEXß19,.!你好の"), min_size=1, max_size=40)  # CLIP's tokenizer repairs odder text
+SENTENCES = st.lists(WORDS, min_size=1, max_size=40).map(" ".join).filter(str.strip)
+
+
+def recipe(**changes):
+    settings = {"granularity": "short", "views": ("caption",), "frames": 3, "size": 32, "random_frames": False}
+    return Recipe(**{**settings, "random_crop": False, "seed": 0, **changes})
+
+
+def sample(frames: list[np.ndarray], meta: dict | None = None, names: list[str] | None = None, key="000000001") -> bytes:
+    """A tar slice as the writer makes them."""
+    meta = {"sample_id": "abc", "sentences": {"caption": ["a red ball"]}} if meta is None else meta
+    members = [("json", json.dumps(meta).encode()), ("txt", b"a red ball")]
+    names = names or [f"{i:03d}.jpg" for i in range(len(frames))]
+    members += [(n, simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=95)) for n, f in zip(names, frames)]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(f"{key}.{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def grey(value: int, height=32, width=40) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers())
+def test_frames_come_one_from_each_segment_in_order(stored, wanted, seed):
+    for rng in (None, random.Random(seed)):
+        chosen = choose_frames(stored, wanted, rng)
+        assert len(chosen) == min(stored, wanted)
+        if stored > wanted:
+            assert all(i * stored // wanted <= c < (i + 1) * stored // wanted for i, c in enumerate(chosen))
+        else:
+            assert chosen == list(range(stored))
+
+
+def test_missing_frames_are_zero_and_counted():
+    out = np.full((3, 32, 32, 3), 7, np.uint8)
+    decoded = decode_sample(sample([grey(200), grey(100)]), recipe(), 0, out)
+    assert decoded.frames == 2 and decoded.sample_id == "abc" and decoded.sentences == {"caption": ["a red ball"]}
+    assert [int(np.median(frame)) for frame in out] == [200, 100, 0]
+
+
+@pytest.mark.parametrize("height, width", [(32, 40), (40, 36), (64, 32), (100, 30), (200, 300), (16, 20)])
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0.0, 0.0), (0.999, 0.999)])
+def test_any_frame_becomes_a_square_without_distortion(height, width, place):
+    across = np.broadcast_to(np.linspace(0, 255, width)[None, :, None], (height, width, 3)).astype(np.uint8)
+    square = fit(across, 32, place)
+    assert square.shape == (32, 32, 3)
+    short = min(height, width)
+    side = 32 if 32 <= short <= 40 else short
+    step = 255 / (width - 1) * side / 32  # the ramp's slope, a pixel of the square
+    assert np.allclose(np.diff(square[16, 2:-2, 0].astype(float)).mean(), step, rtol=0.15)
+
+
+def test_crop_is_one_for_all_frames_of_a_sample_and_another_for_another_epoch():
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    data, places = sample([noise] * 3), []
+    for epoch in range(6):
+        out = np.empty((3, 32, 32, 3), np.uint8)
+        decode_sample(data, recipe(random_crop=True), epoch, out)
+        assert (out[0] == out[1]).all() and (out[0] == out[2]).all()
+        places.append(out[0].tobytes())
+    assert len(set(places)) > 1
+
+
+def test_text_falls_back_to_the_member_where_the_json_has_no_sentences():
+    out = np.empty((1, 32, 32, 3), np.uint8)
+    decoded = decode_sample(sample([grey(1)], {"sample_id": "x"}), recipe(frames=1), 0, out)
+    assert decoded.sentences == {"caption": ["a red ball"]}
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        (sample([]), "no_frames"),
+        (sample([grey(1)], {"sentences": {}}), "bad_json"),
+        (sample([grey(1)], [1, 2]), "bad_json"),
+        (sample([grey(1)], {"sample_id": "x", "sentences": {"caption": [" "]}}), "no_text"),
+        (sample([grey(1)])[:2000], "bad_tar"),
+        (sample([grey(1)])[100:], "bad_tar"),
+        (sample([grey(1)])[:1024] + sample([grey(1)], key="000000002"), "bad_offsets"),
+        (sample([grey(1)]).replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"), "bad_jpeg"),
+    ],
+)
+def test_unusable_samples_are_told_apart(data, kind):
+    with pytest.raises(SampleError) as error:
+        decode_sample(data, recipe(frames=1), 0, np.empty((1, 32, 32, 3), np.uint8))
+    assert error.value.kind == kind
+
+
+@given(st.lists(st.lists(SENTENCES, min_size=1, max_size=4), min_size=1, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_no_token_of_any_sentence_is_lost(texts):
+    batch = TextEncoder(CLIP)(texts)
+    assert batch.tokens.shape[:2] == batch.mask.shape and batch.tokens.shape[2] == 16
+    for sentences, tokens, mask, number in zip(texts, batch.tokens, batch.mask, batch.text_id.tolist()):
+        seen = [t for row in tokens[mask].tolist() for t in row if t not in (0, CLIP.sot_token_id, CLIP.eot_token_id)]
+        # A split between words changes no token; one inside a word too long for the context may, but drops no letter.
+        assert "".join(CLIP.decode(seen).split()) == "".join(
+            "".join(CLIP.decode(CLIP.encode(sentence)).split()) for sentence in sentences
+        )
+        assert number == text_id(sentences) and 0 <= number < 2**63
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True) and mask[0]
+
+
+def test_a_sentence_that_fits_stays_one_row_and_an_over_long_one_is_cut_evenly():
+    batch = TextEncoder(CLIP)([["a red ball"], [" ".join(["ball"] * 20)]])
+    assert batch.mask.sum(1).tolist() == [1, 2]
+    torch.testing.assert_close(batch.tokens[0, :1], CLIP(["a red ball"]))
+    torch.testing.assert_close(batch.tokens[1], CLIP([" ".join(["ball"] * 10)] * 2))
+
+
+def test_equal_texts_have_equal_ids_and_others_do_not():
+    ids = TextEncoder(CLIP)([["a dog"], ["a cat"], ["a dog"]]).text_id.tolist()
+    assert ids[0] == ids[2] != ids[1]
