@@ -8,6 +8,7 @@ give uint8 batches of 32 x 8 x 3 x 224 x 224 cut from the stored frames without 
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -77,8 +78,8 @@ def ours(data: Path, workers: int, limit: int) -> None:
     print(json.dumps({"clips_s": rate, "first_batch_s": times[0] - started}))
 
 
-def measure(data: Path, shared: Path, rounds: int, workers: int, limit: int) -> dict[str, list[float]]:
-    """Clips a second of each side, one entry a round."""
+def measure(data: Path, shared: Path, rounds: int, workers: int, limit: int) -> tuple[dict, dict]:
+    """Clips a second of each side, and processor seconds with start-up, one entry a round."""
     peers = [shared / "stream_peers.py", "run"]
     options = ["--data", data, "--decoder", DECODER, "--workers", workers, "--limit", limit, "--rounds", 1]
     sides = {
@@ -86,14 +87,21 @@ def measure(data: Path, shared: Path, rounds: int, workers: int, limit: int) -> 
         "webdataset": [*peers, "wds", *options],
         "ours": ["-m", "ops.bench.stream", "--ours", data, "--workers", workers, "--limit", limit],
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rates, cpu = {name: [] for name in sides}, {name: [] for name in sides}
     for _ in range(rounds):
         for name, command in sides.items():
+            before = _children_seconds()
             done = subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, text=True)
+            cpu[name].append(_children_seconds() - before)
             line = json.loads(done.stdout.strip().splitlines()[-1])
             rates[name].append(line["clips_s"] if name == "ours" else line["steady_clips_s"])
             print(f"{name}: {rates[name][-1]:.0f} clips/s", file=sys.stderr)
-    return rates
+    return rates, cpu
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -112,8 +120,9 @@ def main() -> None:
         return ours(args.ours, args.workers, args.limit)
     with tempfile.TemporaryDirectory(prefix="gexia-stream-") as temporary:
         data = prepare(args.work or Path(temporary), args.shared, args.footage, args.sources, args.gb)
-        rates = measure(data, args.shared, args.rounds, args.workers, args.limit)
+        rates, cpu = measure(data, args.shared, args.rounds, args.workers, args.limit)
     rows = [(name, statistics.median(values), "clips/s") for name, values in rates.items()]
+    rows += [(f"processor time of {name}", statistics.median(values), "s") for name, values in cpu.items()]
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["bound"]))
     peer = statistics.median(a / b for a, b in zip(rates["webdataset"], rates["bound"]))
     emit("stream", rows, ratio, ">= 0.9 of the bound", webdataset_ratio=round(peer, 3), rates=rates)
