@@ -2,6 +2,7 @@
 
     OUT/run.json                           what the order of samples and the model's shape depend on
     OUT/checkpoints/step-00001000/         model.safetensors, optimizer.pt and, written last, checkpoint.json
+    OUT/model/                             the trained model: save_pretrained's files, and the streams it learned from
 
 Data order and random numbers are functions of (seed, step), so weights, optimiser and the step are the whole state.
 A checkpoint is written under a temporary name and renamed; it counts only if checkpoint.json is there and every file
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from shards.errors import UserError
 
 MARKER = "checkpoint.json"
+STREAMS_FILE = "streams.json"
 
 
 @dataclass
@@ -95,10 +98,30 @@ def newest(output: Path) -> Path | None:
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimiser from a checkpoint; returns the number of steps done."""
+    """Restore weights and optimiser from a checkpoint; returns the number of steps done.
+
+    Rates and decay stay as they are now: those of the config, which may have changed since.
+    """
     model.load_state_dict(load_file(path / "model.safetensors"))
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    except ValueError:
+        raise UserError(f"optim: {path} trained other parameters; towers cannot be frozen or freed midway") from None
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
     return json.loads((path / MARKER).read_text())["step"]
+
+
+def export(output: Path, model: PyTorchModelHubMixin, streams: dict) -> Path:
+    """Save the trained model and the streams it learned from to `output`/model, whole or not at all."""
+    final, temporary = output / "model", output / ".tmp-model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    (temporary / STREAMS_FILE).write_text(json.dumps(streams))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    return final
 
 
 def _whole(output: Path) -> list[Path]:

@@ -19,8 +19,6 @@ from trainer.optim import OptimConfig
 
 # Keys of `loader` that change how fast samples come, not which.
 SPEED_KEYS = {"workers", "prefetch", "read_seconds", "stall_seconds", "max_failures"}
-# Beside a saved model's weights: the streams that it was trained on.
-STREAMS_FILE = "streams.json"
 
 
 @dataclass

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from shards import format
 from shards.errors import UserError
 from shards.reader import open_dataset
-from trainer.config import STREAMS_FILE, EvaluateConfig, run_script
+from trainer.checkpoint import STREAMS_FILE
+from trainer.config import EvaluateConfig, run_script
 from trainer.data_config import DataConfig
 from trainer.models.gexia import GexiaModel
 from trainer.tasks import retrieval

@@ -21,10 +21,6 @@ from trainer.losses import LossConfig, contrastive_loss, global_mean
 from trainer.order import derive_key
 
 
-class Diverged(Exception):
-    """A loss or gradient that is not finite; the message names the file with the step's samples."""
-
-
 def create_accelerator(config: PretrainConfig) -> Accelerator:
     """Processes, device and precision as `accelerate launch` says."""
     # A step uses the parts that its stream needs: an image at #iter 0 leaves the IAM alone. No buffer ever changes.
@@ -91,15 +87,17 @@ def training_step(
     return StepResult(dict(zip(losses, values, strict=True)), float(norm), float(out["scale"].detach()), finite)
 
 
-def dump_divergence(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:
-    """Write which samples a diverged step had, of all ranks, and raise Diverged."""
+def end_diverged(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:
+    """Write which samples of all ranks a step without finite gradients had, say so, and exit with 1."""
     sample_ids = gather_object(batch.sample_ids)
-    path = output / f"diverged-step-{batch.step:08d}.json"
     if accelerator.is_main_process:
+        path = output / f"diverged-step-{batch.step:08d}.json"
         found = {"step": batch.step, "stream": batch.stream, "losses": result.losses, "sample_ids": sample_ids}
         path.write_text(json.dumps(found, indent=1))
+        message = f"error: step {batch.step} ({batch.stream}): gradients are not finite; its samples are in {path}"
+        print(message, file=sys.stderr)
     accelerator.wait_for_everyone()
-    raise Diverged(f"step {batch.step} ({batch.stream}): gradients are not finite; its samples are in {path}")
+    sys.exit(1)
 
 
 class StopSignal:

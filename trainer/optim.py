@@ -26,15 +26,15 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW
 
     Parameters under `image_tower.` and `text_tower.` are the towers'; at `towers_lr` 0 they are frozen.
     """
-    groups: dict[tuple[float, float], list] = {}
+    groups = {}
     for name, parameter in model.named_parameters():
-        lr = config.towers_lr if name.startswith(("image_tower.", "text_tower.")) else config.lr
+        of_tower, decayed = name.startswith(("image_tower.", "text_tower.")), is_decayed(name, parameter)
+        lr = config.towers_lr if of_tower else config.lr
         parameter.requires_grad_(parameter.requires_grad and lr > 0)
         if parameter.requires_grad:
-            decay = config.weight_decay if is_decayed(name, parameter) else 0.0
-            groups.setdefault((lr, decay), []).append(parameter)
-    settings = [{"params": p, "lr": lr, "peak_lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
-    return torch.optim.AdamW(settings, betas=(config.beta1, config.beta2), eps=config.eps)
+            settings = {"lr": lr, "peak_lr": lr, "weight_decay": config.weight_decay if decayed else 0.0, "params": []}
+            groups.setdefault((of_tower, decayed), settings)["params"].append(parameter)
+    return torch.optim.AdamW(groups.values(), betas=(config.beta1, config.beta2), eps=config.eps)
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

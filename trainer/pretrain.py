@@ -4,24 +4,14 @@ Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 ba
 """
 
 import contextlib
-import json
-import sys
 import time
 from pathlib import Path
 
 from shards.errors import UserError
 from shards.reader import open_dataset
 from trainer import checkpoint
-from trainer.config import STREAMS_FILE, PretrainConfig, check_pretrain, run_identity, run_script
-from trainer.loop import (
-    Diverged,
-    Journal,
-    StopSignal,
-    create_accelerator,
-    dump_divergence,
-    seed_step,
-    training_step,
-)
+from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
+from trainer.loop import Journal, StopSignal, create_accelerator, end_diverged, seed_step, training_step
 from trainer.models.gexia import GexiaModel
 from trainer.optim import create_optimizer, lr_share, set_lr
 from trainer.stream import Streams
@@ -48,9 +38,7 @@ def pretrain(config: PretrainConfig) -> None:
         accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
         finished = done >= config.steps or train(config, accelerator, model, optimizer, streams, done)
     if finished and accelerator.is_main_process:
-        model.save_pretrained(output / "model")
-        (output / "model" / STREAMS_FILE).write_text(json.dumps(identity["streams"]))
-        print(f"saved {output / 'model'}")
+        print(f"saved {checkpoint.export(output, model, identity['streams'])}")
 
 
 def create_model(config: PretrainConfig) -> GexiaModel:
@@ -87,7 +75,7 @@ def train(config: PretrainConfig, accelerator, model, optimizer, streams: Stream
             stream = config.streams[batch.stream]
             result = training_step(accelerator, model, optimizer, batch, stream, config.loss, config.optim.clip_norm)
             if not result.finite:
-                dump_divergence(accelerator, output, batch, result)
+                end_diverged(accelerator, output, batch, result)
             journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
 
             stopping, due = stop.agree()
@@ -103,13 +91,5 @@ def train(config: PretrainConfig, accelerator, model, optimizer, streams: Stream
     return True
 
 
-def main(config: PretrainConfig) -> None:
-    try:
-        pretrain(config)
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    run_script(PretrainConfig, main)
+    run_script(PretrainConfig, pretrain)

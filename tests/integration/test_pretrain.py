@@ -53,6 +53,18 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing_behind():
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            kill_all(process)
+    STARTED.clear()
+
+
 def launch(script: str, ranks: int, *arguments) -> subprocess.Popen:
     """`accelerate launch` of a script with so many gloo processes."""
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines=1"]
@@ -60,7 +72,9 @@ def launch(script: str, ranks: int, *arguments) -> subprocess.Popen:
     launcher += ["--multi_gpu", "--main_process_port=0"] if ranks > 1 else ["--cpu"]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launcher, str(ROOT / "trainer" / script), *map(str, arguments)]
-    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    STARTED.append(subprocess.Popen(command, env=env, cwd=ROOT, **pipes))
+    return STARTED[-1]
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -145,11 +159,12 @@ def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two
     assert table in printed and "chance" in table and printed.count("| direction |") == 1
 
 
+@pytest.mark.timeout(900)
 def test_a_run_that_was_stopped_and_killed_ends_as_an_uninterrupted_one(home):
-    """SIGUSR1 to one of two ranks, then kill -9 of everything; dropout and augmentation on."""
+    """SIGUSR1 to one of two ranks, then kill -9 of everything; dropout and augmentation on. Worker processes do not matter."""
     common = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--model.patch_dropout", 0.3, "--steps", 20]
     calm, shaken = home / "calm", home / "shaken"
-    calm_run = launch("pretrain.py", 2, *common, "--output", calm)
+    calm_run = launch("pretrain.py", 2, *common, "--output", calm, "--loader.workers", 0)
     first = launch("pretrain.py", 2, *common, "--output", shaken)
     wait_for_step(shaken, 3, first)
     first_rank = int((shaken / "pid").read_text())

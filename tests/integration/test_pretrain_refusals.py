@@ -42,7 +42,7 @@ def in_the_checkout(monkeypatch):
 def call(monkeypatch, capsys, script: str, *arguments) -> tuple[int, str]:
     """Run a script's main in this process: (exit code, its error output)."""
     config, job = {
-        "pretrain": (PretrainConfig, pretrain.main),
+        "pretrain": (PretrainConfig, pretrain.pretrain),
         "evaluate": (EvaluateConfig, evaluate.evaluate),
     }[script]
     monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])

@@ -38,6 +38,21 @@ def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path):
         assert torch.equal(mine, theirs)
 
 
+def test_rates_are_the_configs_not_the_checkpoints(tmp_path):
+    path = checkpoint.save(tmp_path, 3, *trained(0), keep=2)
+    model, optimizer = trained(1)
+    optimizer.param_groups[0]["lr"] = 0.5
+    checkpoint.load(path, model, optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_other_frozen_parameters_than_the_checkpoints_are_refused(tmp_path):
+    path = checkpoint.save(tmp_path, 3, *trained(0), keep=2)
+    model, _ = trained(1)
+    with pytest.raises(UserError, match="optim"):
+        checkpoint.load(path, model, torch.optim.AdamW(model[0].parameters()))
+
+
 def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
     model, optimizer = trained(0)
     for step in (5, 10, 900, 1000):
