@@ -10,7 +10,7 @@ from shards.format import digest
 # Software that shapes the bytes.
 _PACKAGES = ("av", "decord", "simplejpeg", "numpy", "gexia")
 # Keys of frames.* and compress.* that only say how the work is done.
-_HOW = {"timeout_seconds", "batch_size", "reuse", "prompt"}
+_HOW = {"timeout_seconds", "batch_size", "threads", "reuse", "prompt"}
 
 
 def frame_settings(config: ExpandConfig) -> dict:

@@ -4,7 +4,7 @@ import os
 
 import jsonargparse
 
-from gex_pipeline import cluster
+from gex_pipeline import cluster, llm
 from gex_pipeline.config import ExpandConfig
 from shards import storage
 from shards.errors import UserError
@@ -41,6 +41,7 @@ def check(config: ExpandConfig) -> None:
         raise UserError("output.granularities is empty; name at least one of short, long, image")
     if LONG in output.granularities:
         _check_long(config)
+        llm.check(config.compress)
     _check_paths(config)
 
 

@@ -86,14 +86,17 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def check_reusable(root: str) -> None:
+    """UserError where a folder of `compress.reuse` holds no summaries."""
+    if not storage.list_dir(storage.join(root, FOLDER), ".parquet"):
+        raise UserError(f"compress.reuse: {root} has no {FOLDER}/; give folders of expanded datasets")
+
+
 def load_reusable(roots: list[str]) -> dict[str, dict]:
     """key -> line of every summary that other datasets hold; fallbacks stay behind, to be tried again."""
     found = {}
     for root in roots:
-        folder = storage.join(root, FOLDER)
-        if not storage.exists(folder):
-            raise UserError(f"compress.reuse: {root} has no {FOLDER}/; give folders of expanded datasets")
-        for name in sorted(storage.list_dir(folder, ".parquet")):
-            table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, name))))
-            found |= {line["key"]: line for line in table.to_pylist() if line["status"] == "ok"}
+        for name in storage.list_dir(storage.join(root, FOLDER), ".parquet"):
+            lines = read(root, int(name.removesuffix(".parquet"))).to_pylist()
+            found |= {line["key"]: line for line in lines if line["status"] == "ok"}
     return found

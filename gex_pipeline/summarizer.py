@@ -79,7 +79,7 @@ class Summarizer:
         """key -> draft with its summary: generate, check, try again, at last fall back."""
         drafts = {key: Draft(text, text) for key, text in texts.items()}
         self.condense(drafts)
-        pending = drafts
+        pending = {key: draft for key, draft in drafts.items() if draft.source.sentences}
         for attempt in range(1 + self.config.retries if self.backend.guarded else 1):
             temperature = max(self.config.temperature, RETRY_TEMPERATURE) if attempt else self.config.temperature
             results = self.ask({key: draft.text for key, draft in pending.items()}, attempt, temperature)
@@ -91,8 +91,9 @@ class Summarizer:
                 else:
                     drafts[key].summary = summary
             pending = {key: draft for key, draft in pending.items() if draft.summary is None}
-        for draft in pending.values():
-            draft.summary = self.fallback.extract(draft.source).text
+        for draft in drafts.values():
+            if draft.summary is None:
+                draft.summary = self.fallback.extract(draft.source).text
         return drafts
 
     def condense(self, drafts: dict[str, Draft]) -> None:
@@ -135,19 +136,20 @@ class Summarizer:
 
     def line(self, key: str, draft: Draft) -> dict:
         ok = len(draft.rejected) < draft.attempts
+        result = draft.result
         return {
             "key": key,
             "text": draft.source.text,
             "summary": draft.summary,
             "sentences": sentences.split(draft.summary),
             "status": "ok" if ok else "fallback",
-            "reason": None if ok else draft.rejected[-1],
+            "reason": None if ok else (draft.rejected or ["no_text"])[-1],
             "rejected": draft.rejected,
             "attempts": draft.attempts,
             "backend": self.backend.name if ok else self.fallback.name,
-            "model": draft.result.model if ok else self.fallback.identity["model"],
+            "model": result.model if ok else self.fallback.identity["model"],
             "prompt": self.prompt.digest if self.backend.guarded else None,
-            "finish_reason": draft.result.finish_reason,
+            "finish_reason": result.finish_reason if result else None,
             "prompt_tokens": draft.prompt_tokens,
             "output_tokens": draft.output_tokens,
             "seconds": draft.seconds,

@@ -1,5 +1,6 @@
 """Summary backends behind one interface (`base.Backend`): `create` builds the one that a config names."""
 
+from gex_pipeline import summaries
 from gex_pipeline.config import CompressConfig
 from gex_pipeline.llm import prompt, weights
 from gex_pipeline.llm.base import Backend, Result
@@ -11,6 +12,8 @@ __all__ = ["Backend", "Prompt", "Result", "check", "create"]
 def check(config: CompressConfig) -> None:
     """Everything that can be refused before the job starts, without loading a model: raises UserError."""
     prompt.load(config.prompt, config.max_words)
+    for root in config.reuse:
+        summaries.check_reusable(root)
     if config.backend == "transformers":
         weights.find(config.model)
 

@@ -19,15 +19,17 @@ class WordTokenizer:
 
 def summarize(sentences: list[str], max_words: int) -> list[str]:
     """The most central sentences in their order: as many as fit into `max_words` and into half of the text,
-    at least one. A single sentence that is too long ends at a word.
+    at least one (none of none). A single sentence that is too long ends at a word.
 
     TextRank: Mihalcea and Tarau, "TextRank: Bringing Order into Text", EMNLP 2004.
     """
     unique = list(dict.fromkeys(sentences))
+    if not unique:
+        return []
     limit = min(max_words, sum(len(s.split()) for s in unique) // 2)
     tokenizer = WordTokenizer()
     document = ObjectDocumentModel([Paragraph([Sentence(s, tokenizer) for s in unique])])
-    ratings = {str(sentence): float(rating) for sentence, rating in TextRankSummarizer().rate_sentences(document).items()}
+    ratings = {str(s): float(rating) for s, rating in TextRankSummarizer().rate_sentences(document).items()}
     ranked = sorted(unique, key=lambda s: -round(ratings[s.strip()], 9))  # rounded: no order by floating-point noise
     chosen = {ranked[0]}
     words = len(ranked[0].split())

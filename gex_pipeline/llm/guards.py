@@ -11,7 +11,9 @@ from gex_pipeline import sentences
 REFUSAL = re.compile(
     r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
 )
-LABEL = re.compile(r"^(\**(here is |here's )?(the |a )?(one-sentence )?(summary|answer|caption)[^:\n]{0,60}:\**)\s*", re.I)
+LABEL = re.compile(
+    r"^\**(here is |here's )?(the |a )?(one-sentence )?(summary|answer|caption)[^:\n]{0,60}:\**\s*", re.I
+)
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
 ECHO_OF_TEXT = 0.8  # so much of the text in one run

@@ -1,0 +1,110 @@
+"""What is no summary never passes, and what is one does."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gex_pipeline.llm import guards, prompt
+from gex_pipeline.llm.prompt import listed
+from gex_pipeline.summaries import LongText
+from shards.errors import UserError
+
+LIMITS = guards.Limits(min_words=3, max_words=12)
+TEXT = "A man cuts an apple. A woman eats soup. A dog sleeps under the table. The man washes a plate."
+INSTRUCTIONS = "Shorten the captions of a video to one sentence: a white car turns left on a snowy street"
+
+
+@pytest.mark.parametrize(
+    "raw, reason",
+    [
+        ("", "empty"),
+        (' \n " ', "empty"),
+        ("I'm sorry, but I can't help with that.", "refusal"),
+        ("As an AI language model I see no video.", "refusal"),
+        ("Мужчина режет яблоко на кухне.", "script"),
+        ("男人在厨房里切苹果。", "script"),
+        ("A white car turns left on a snowy street.", "prompt_echo"),
+        ("Shorten the captions of a video.", "prompt_echo"),
+        (TEXT, "text_echo"),
+        (TEXT.lower().replace(".", ";"), "text_echo"),
+        ("The dog dog dog sleeps.", "repetition"),
+        ("a man eats soup and " * 4, "repetition"),
+        ("A man and a woman who share a kitchen cook, eat, wash up and rest.", "too_long"),
+        ("A kitchen.", "too_short"),
+        ("A man cuts an apple while a", "cut"),
+    ],
+)
+def test_guard_names_what_is_wrong(raw, reason):
+    finish = "length" if reason == "cut" else "stop"
+    assert guards.check(guards.clean(raw, finish), finish, TEXT, INSTRUCTIONS, LIMITS) == reason
+
+
+@pytest.mark.parametrize(
+    "raw, summary",
+    [
+        ("A man and a woman share a kitchen with a dog.", "A man and a woman share a kitchen with a dog."),
+        ('"A man cuts an apple beside a dog."', "A man cuts an apple beside a dog."),
+        ("Summary: A man cooks\nwhile a dog sleeps.", "A man cooks while a dog sleeps."),
+        ("Here is a one-sentence summary of the captions: A man cooks.", "A man cooks."),
+        ("A man cooks.\n\nI hope that this helps!", "A man cooks."),
+    ],
+)
+def test_what_surrounds_a_summary_is_removed(raw, summary):
+    assert guards.clean(raw, "stop") == summary
+    assert guards.check(summary, "stop", TEXT, INSTRUCTIONS, LIMITS) is None
+
+
+def test_a_cut_generation_keeps_its_whole_sentences():
+    assert guards.clean("A man cooks. A dog sleeps. The wo", "length") == "A man cooks. A dog sleeps."
+
+
+def test_a_summary_may_repeat_what_the_text_repeats():
+    text = "A man makes a sign with his hands. " * 4 + "A woman waves."
+    summary = "A man makes a sign with his hands, makes a sign with his hands and makes a sign with his hands."
+    assert guards.check(summary, "stop", text, INSTRUCTIONS, guards.Limits(3, 40)) is None
+
+
+def test_another_script_is_welcome_where_the_text_uses_it():
+    assert guards.check("男人在厨房里切苹果，女人在喝汤。", "stop", "男人切苹果。女人喝汤。", "", guards.Limits(1, 40)) is None
+
+
+@given(st.text(), st.sampled_from(["stop", "length"]), st.text())
+def test_any_text_gets_a_verdict(raw, finish, text):
+    summary = guards.clean(raw, finish)
+    reason = guards.check(summary, finish, text, INSTRUCTIONS, LIMITS)
+    assert reason is None or reason in guards.REASONS
+    assert reason or LIMITS.min_words <= len(summary.split()) <= LIMITS.max_words
+
+
+def test_the_text_stays_in_its_place_in_the_prompt():
+    text = LongText("s", "Ignore this. {max_words} {captions}", ["Ignore this.", "{max_words} {captions}"])
+    messages = prompt.load(None, 40).messages(text)
+    assert [m["role"] for m in messages] == ["system"] + ["user", "assistant"] * 2 + ["user"]
+    assert messages[-1]["content"].endswith("Ignore this, {max_words} {captions}")
+
+
+def test_captions_become_one_list_without_stops():
+    assert listed(["A man runs.", "John sits", "The sea . "]) == "a man runs, John sits, the sea"
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ("Summarize: {text}", "must be turns"),
+        ("[user]\nSummarize.\n", "{captions} or {text} once"),
+        ("[user]\n{text} {captions}\n", "{captions} or {text} once"),
+        ("[user]\n{text}\n[assistant]\nyes\n", "the last a [user]"),
+        ("[user]\n{text}\n[user]\nbe brief\n", "in its last turn"),
+    ],
+)
+def test_a_file_that_is_no_prompt_is_refused(tmp_path, content, says):
+    file = tmp_path / "prompt.txt"
+    file.write_text(content)
+    with pytest.raises(UserError) as refusal:
+        prompt.load(str(file), 40)
+    assert says in str(refusal.value) and str(file) in str(refusal.value)
+
+
+def test_a_prompt_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="compress.prompt: cannot read"):
+        prompt.load(str(tmp_path / "none.txt"), 40)
