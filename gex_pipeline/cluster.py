@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ class Session:
 
     def _connect(self, ray) -> None:
         address = self._config.address or (None if inside_job() else "local")
+        if self._config.address:
+            _check_reachable(self._config.address)
         # A private Ray takes the number of cores; a cluster knows its own.
         private = {"num_cpus": self._config.num_cpus, "include_dashboard": False} if address == "local" else {}
         try:
@@ -58,6 +61,17 @@ class Session:
             import ray
 
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name such as auto or local
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"ray.address: nothing answers at {address}: {error.strerror or error}") from None
 
 
 @contextmanager
