@@ -149,6 +149,7 @@ class Pool:
         finally:
             if self._tasks:  # left early: what is under way is for nobody
                 self._stop()
+            self._free.extend(job.slot for job in jobs if job.decoding is not None)
             self._close_windows(list(self._windows))
 
     def close(self) -> None:

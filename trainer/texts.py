@@ -47,9 +47,9 @@ class TextEncoder:
         return [self._split(s) if self._full(row) else row[None] for s, row in zip(sentences, rows)]
 
     def _full(self, row: torch.Tensor) -> bool:
-        """Whether a row may have been cut: only a sentence that leaves room shows padding before the last place,
-        where some tokenizers always put an end token."""
-        return int(row[-2]) != self._pad
+        """Whether a row may have been cut. Only the last two places tell: some tokenizers pad with their end token,
+        which then stands last in any row, others with a token that words have too."""
+        return bool((row[-2:] != self._pad).any())
 
     def _split(self, sentence: str) -> torch.Tensor:
         """Tokens of a sentence in the fewest balanced runs of words that fit; of characters where words do not."""

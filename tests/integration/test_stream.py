@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fsspec
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,6 +112,22 @@ def test_a_held_batch_is_never_overwritten(root):
     with streams(root, workers=2, prefetch=2) as stream:
         held = list(stream.batches(0, 15))
         assert [content(batch) for batch in held] == contents(root, steps=15)
+
+
+def test_a_stream_left_early_can_be_asked_again(root):
+    expected = contents(root, steps=8)
+    with streams(root, workers=1, prefetch=2) as stream:
+        for _ in range(6):
+            next(stream.batches(3, 100))
+        assert [content(batch) for batch in stream.batches(0, 8)] == expected
+
+
+def test_a_url_streams_like_a_folder(root):
+    remote = fsspec.filesystem("memory")
+    remote.put(str(root), "/gexia-stream", recursive=True)
+    expected = contents(root, steps=4)
+    with streams("memory://gexia-stream") as stream:
+        assert [content(batch) for batch in stream.batches(0, 4)] == expected
 
 
 def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):
