@@ -324,7 +324,8 @@ class Pool:
         worker.process.kill()
         number = self._workers.index(worker)
         current = [entry for entry in map(Progress.current, worker.progress) if entry]
-        logger.warning("data worker %d (pid %d) %s at: %s", number, worker.process.pid, what, self._doing(worker) or "nothing")
+        doing = self._doing(worker) or "nothing"
+        logger.warning("data worker %d (pid %d) %s at: %s", number, worker.process.pid, what, doing)
         if not current and not worker.started:
             raise UserError("data workers do not start; their errors are above")
         self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)

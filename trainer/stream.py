@@ -58,7 +58,9 @@ class Streams:
         tokenizer: Tokenizer,
     ):
         if data.weights is not None and len(data.weights) != len(datasets):
-            raise UserError(f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each")
+            raise UserError(
+                f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each"
+            )
         self._rank, self._world_size = rank, world_size
         self._indices: dict[str, list[Index]] = {}
         self._recipes: dict[str, Recipe] = {}
@@ -242,11 +244,14 @@ class _Assembler:
         kind, url = where = row.failure.kind, self._urls[row.failure.shard]
         self.failures[where] += 1
         if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
-            logger.warning("%s: %s sample %s: %s", url, kind, "replaced" if plan.spare else "left out", row.failure.message)
+            outcome = "replaced" if plan.spare else "left out"
+            logger.warning("%s: %s sample %s: %s", url, kind, outcome, row.failure.message)
         if self.failures.total() > self._max_failures:
             raise UserError(f"more than loader.max_failures={self._max_failures} bad samples: {self._summary()}")
         if row.decoded is None and plan.spare:
-            raise UserError(f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}")
+            raise UserError(
+                f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}"
+            )
 
     def _summary(self) -> str:
         worst = [f"{count} {kind} in {url}" for (kind, url), count in self.failures.most_common(3)]
