@@ -6,7 +6,7 @@ Five stages, each by the command a person would type, each with its log in OUT/l
 with the same settings is skipped; one that was interrupted goes on; one whose settings changed is redone, with all
 after it.
 
-Exit codes: 0 done; 1 a stage failed, or the trained model misses a target; 2 bad usage.
+Exit codes: 0 done; 1 a stage failed, or the trained model misses a target; 2 bad usage; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -186,6 +186,9 @@ def main() -> int:
     except StageFailed as error:
         print(f"{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print(summary(output))
     results = json.loads((output / "results/retrieval.json").read_text())["datasets"][0]["results"]
     missed = [] if args.small else misses(results)
