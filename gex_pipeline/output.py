@@ -32,6 +32,7 @@ class Output:
                 os.makedirs(self.root, exist_ok=True)
                 self._lock = open(os.path.join(self.root, _LOCK_FILE), "w")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                storage.remove_temporaries(self.root)
             except BlockingIOError:
                 raise UserError(f"output.path: another run is writing to {self.root}; wait for it, or choose another folder") from None
             except OSError as error:

@@ -1,6 +1,5 @@
 """The expansion job as processes: kill -9 of each kind, and `ray job submit` to a real cluster."""
 
-import hashlib
 import os
 import random
 import signal
@@ -12,61 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from expand_job import CONFIG, REPOSITORY, committed, finish, start, tars, wait_for, working
 
 from shards.validate import validate
 
-REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-CONFIG = ["--config", "configs/expand/local.yaml"]
 
 
 @pytest.fixture
 def catalog(shared_data):
     return shared_data / "footage/clips.jsonl"
-
-
-def start(catalog, output, *more) -> subprocess.Popen:
-    command = [sys.executable, "-m", "gex_pipeline.expand", *CONFIG, "--input.path", catalog, "--output.path", output]
-    command += ["--ray.num_cpus", 2, *more]
-    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen) -> str:
-    """Its output; the exit code must be 0."""
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
-
-
-def tars(output) -> dict[str, str]:
-    files = sorted(Path(output).rglob("*.tar"))
-    return {str(f.relative_to(output)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def committed(output) -> dict[str, int]:
-    """Commit record -> when it was written."""
-    return {f.name: f.stat().st_mtime_ns for f in Path(output, "commits").glob("[0-9]????.json")}
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.02)
-    return found
-
-
-def working(process, *words) -> list[psutil.Process]:
-    """Descendants whose command line has all words."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if all(word in " ".join(child.cmdline()) for word in words):
-                found.append(child)
-        except psutil.NoSuchProcess:
-            pass
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +45,7 @@ def test_a_driver_that_is_killed_leaves_nothing_behind_and_the_next_run_goes_on(
     assert not alive
     finish(start(catalog, output))
     assert tars(output) == tars(footage) and validate(str(output)) == []
+    assert not list(output.rglob(".*.tmp"))
     assert {name: committed(output)[name] for name in done} == done
 
 
