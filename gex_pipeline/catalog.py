@@ -17,7 +17,6 @@ from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
 from shards.errors import UserError
 from shards.format import LEDGER_SCHEMA, RESERVED_FIELDS
-from shards.storage import join
 
 # Times are integer milliseconds; null start = from the beginning, null end = to the end of the file.
 CLIP_SCHEMA = pa.schema(

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from gex_pipeline import catalog, cluster, identity, plan, summary
+from gex_pipeline import catalog, cluster, plan, summary
 from gex_pipeline.compose import compose_row
 from gex_pipeline.compress import Compressor
 from gex_pipeline.config import ExpandConfig

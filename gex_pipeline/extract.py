@@ -19,7 +19,7 @@ import fsspec
 from gex_pipeline import decoder, identity, plan, sentences
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.decoder import DecodedClip, FailedClip
-from gex_pipeline.errors import TRANSIENT_ERRNOS, Transient
+from gex_pipeline.errors import Transient
 from shards import format, storage
 from shards.writer import ShardWriter
 

@@ -189,15 +189,6 @@ def remove_temporaries(root: str) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def remove_temporaries(folder: str) -> None:
-    """Remove what writers that were killed left in a local folder and its subfolders. Only while nobody writes there."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.startswith(".") and name.endswith(".tmp"):
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(parent, name))
-
-
 def _remote(url: str):
     try:
         # Without a listings cache: other machines write to the same folder.

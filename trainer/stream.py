@@ -85,16 +85,6 @@ class Streams:
         self.order = Order(streams, [config.weight for config in configs.values()])
         for index in (index for indices in self._indices.values() for index in indices):
             index.check_sizes()
-        self._digests = {
-            "data": format.digest([dataset.manifest["digest"] for dataset in datasets]),
-            "order": format.digest(
-                {
-                    "seed": seed,
-                    "streams": {n: [c.folder, c.batch, c.lanes, str(c.weight)] for n, c in configs.items()},
-                    "data": [data.split, data.weights and [str(w) for w in data.weights], data.block, data.window_mb],
-                }
-            ),
-        }
         rows = {name: config.batch // world_size for name, config in configs.items()}
         largest = max(rows[name] * config.frames for name, config in configs.items())
         self._assemble = _Assembler(tokenizer, data.max_failures, urls)
@@ -113,22 +103,6 @@ class Streams:
     def failures(self) -> Counter:
         """How many samples this rank replaced, by (kind, tar)."""
         return self._assemble.failures
-
-    def state_dict(self, step: int) -> dict:
-        """What a checkpoint keeps of the stream: the next step, and what its meaning depends on."""
-        return {"step": step, **self._digests}
-
-    def load_state_dict(self, state: dict, force: bool = False) -> int:
-        """The step to go on from. UserError if the data or the order-relevant config is not the checkpoint's, unless
-        `force`."""
-        changed = [name for name, digest in self._digests.items() if state.get(name) != digest]
-        if changed and not force:
-            what = {"data": "the datasets (--data)", "order": "seed, streams or data config"}
-            raise UserError(
-                f"the checkpoint was made with other {' and '.join(what[name] for name in changed)}: its step means "
-                "other samples here; restore them, or resume with force"
-            )
-        return state["step"]
 
     def close(self) -> None:
         """End the worker processes."""

@@ -291,22 +291,6 @@ def test_a_killed_run_leaves_no_process_and_no_shared_memory(root, tmp_path):
     assert set(os.listdir("/dev/shm")) <= before
 
 
-def test_resuming_on_other_data_or_config_is_refused_unless_forced(root, own_root):
-    with streams(root) as stream:
-        state = stream.state_dict(17)
-        assert stream.load_state_dict(state) == 17
-    with streams(root, world_size=2, rank=1, workers=1, frame_sampling="centred") as stream:
-        assert stream.load_state_dict(state) == 17
-    with streams(root, block=2) as stream:
-        with pytest.raises(UserError, match="other seed, streams or data config"):
-            stream.load_state_dict(state)
-    make_dataset(own_root / "other", seed=5)
-    with streams(own_root / "other") as stream:
-        with pytest.raises(UserError, match="other the datasets"):
-            stream.load_state_dict(state)
-        assert stream.load_state_dict(state, force=True) == 17
-
-
 @pytest.mark.parametrize(
     "configs, data, message",
     [

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
