@@ -144,12 +144,13 @@ def _retrieval(results: list[dict]) -> str:
         metrics, chance = result["metrics"], result["chance"]
         times = metrics["R@1"] / chance["R@1"]
         cells = [f"{metrics[k]:.1f}<small>{chance[k]:.1f}</small>" for k in ("R@1", "R@5", "R@10", "median_rank")]
-        videos = f"{result['candidates']} {result['granularity']}"
-        rows.append([videos, VIEW_NAMES[result["view"]], DIRECTIONS[result["direction"]], f"<b>{times:.0f}×</b>", *cells])
+        what = f"{result['candidates']} {result['granularity']}", VIEW_NAMES[result["view"]]
+        rows.append([*what, DIRECTIONS[result["direction"]], f"<b>{times:.0f}×</b>", *cells])
     header = ["held out", "text", "", "#R@1 over chance", "#R@1, %", "#R@5, %", "#R@10, %", "#median rank"]
     return (
         "<section><h2>Retrieval</h2><p class=note>How often the right one comes first, among the first five, among the "
-        f"first ten. T2V: a text finds its video; V2T: a video its text. Small figures: what guessing gives.</p>{_table(header, rows)}</section>"
+        "first ten. T2V: a text finds its video; V2T: a video its text. Small figures: what guessing gives.</p>"
+        f"{_table(header, rows)}</section>"
     )
 
 
