@@ -8,6 +8,7 @@ SMOLLM := .cache/smollm2
 # No hub at run time, and as many threads as a small machine has: both can be overridden from outside.
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
 

@@ -120,7 +120,8 @@ def index_tar(url: str) -> pa.Table:
 def read_parquet(url: str, schema: pa.Schema) -> pa.Table:
     """A parquet file of the format, as `schema`; DatasetError where it is missing, damaged or something else."""
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+        # On this thread alone: the files are small, and Arrow's thread pools can abort a busy process as it ends.
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(url)), use_threads=False, pre_buffer=False)
         return table.select(schema.names).cast(schema)
     except FileNotFoundError:
         raise DatasetError(f"{url}: missing") from None

@@ -99,7 +99,7 @@ def cluster(tmp_path):
 def test_ray_job_submit_runs_the_whole_expansion(cluster, catalog, footage, tmp_path):
     output = tmp_path / "out"
     submit = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "gex_pipeline.expand", *CONFIG]
-    submit += ["--input.path", str(catalog.resolve())]
+    submit += ["--input.path", os.path.abspath(catalog)]
     refused = subprocess.run([*submit, "--output.path", "out"], cwd=REPOSITORY, env=cluster, capture_output=True, text=True, timeout=120)
     assert refused.returncode != 0 and "output.path: out is relative" in refused.stdout + refused.stderr
     done = subprocess.run([*submit, "--output.path", str(output)], cwd=REPOSITORY, env=cluster, capture_output=True, text=True, timeout=240)
