@@ -31,8 +31,10 @@ test: $(READY) $(SMOLLM)  ## unit and integration tests (under 10 minutes on 2 c
 test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
 	$(PY) -m pytest tests/slow --timeout=1800
 
-bench: $(READY)  ## what ops/bench/README.md quotes
-	$(PY) -m ops.bench
+bench: $(READY)  ## what ops/bench/README.md quotes (about half an hour; wants a quiet machine and ../shared)
+	$(PY) -m ops.bench.plan
+	$(PY) -m ops.bench.model
+	$(PY) -m ops.bench.stream --footage ../shared/data/footage/videos/onebyone.mp4 ../shared/data/footage/videos/bottles.mp4
 
 clean:  ## remove what `make demo` wrote; environments stay
 	rm -rf demo

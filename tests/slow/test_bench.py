@@ -1,0 +1,27 @@
+"""The benchmarks run, at a small size; what they measure there means nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FOOTAGE = ["../shared/data/footage/videos/onebyone.mp4", "../shared/data/footage/videos/bottles.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("plan", ["--clips", "20000"]),
+        ("model", ["--small"]),
+        ("stream", ["--footage", *FOOTAGE, "--sources", "2", "--gb", "0.02", "--rounds", "1"]),
+    ],
+)
+def test_a_benchmark_prints_its_table_and_its_line(name, size, shared_data):
+    command = [sys.executable, "-m", f"ops.bench.{name}", *size]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.strip().splitlines()[-1])
+    assert line["benchmark"] == name and line["ratio"] > 0 and line["target"]
