@@ -17,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-setup: $(READY)  ## create .venv with everything but vLLM (about 2 minutes, 7 GB)
+setup: $(READY)  ## create .venv with everything but vLLM (7 GB)
 
 demo: $(READY) $(SMOLLM)  ## render a small world, expand it, train on it, search it: demo/report.html
 	$(PY) -m ops.demo.run --output demo
@@ -31,7 +31,7 @@ test: $(READY) $(SMOLLM)  ## unit and integration tests (under 10 minutes on 2 c
 test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
 	$(PY) -m pytest tests/slow --timeout=1800
 
-bench: $(READY)  ## what ops/bench/README.md quotes (about half an hour; wants a quiet machine and ../shared)
+bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and ../shared)
 	$(PY) -m ops.bench.plan
 	$(PY) -m ops.bench.model
 	$(PY) -m ops.bench.stream --footage ../shared/data/footage/videos/onebyone.mp4 ../shared/data/footage/videos/bottles.mp4

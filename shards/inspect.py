@@ -28,12 +28,7 @@ def _print_groups(groups: list[stats.Group]) -> None:
     header = ["split", "granularity", "samples", "failed", "shards", "MB", "hours", "seconds", "words"]
     rows = [
         [
-            group.split,
-            group.granularity,
-            f"{group.samples:,}",
-            f"{group.failed:,}",
-            f"{group.shards:,}",
-            f"{group.bytes / 1e6:,.1f}",
+            *group.cells(),
             f"{group.seconds.sum() / 3600:,.2f}",
             _spread(group.seconds, ".1f"),
             _spread(group.words, ".0f"),

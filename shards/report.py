@@ -64,12 +64,7 @@ def _counts(groups: list[stats.Group]) -> str:
     header = ["split", "granularity", "#samples", "#failed", "#shards", "#MB", "#median seconds", "#median words"]
     rows = [
         [
-            group.split,
-            group.granularity,
-            f"{group.samples:,}",
-            f"{group.failed:,}",
-            f"{group.shards:,}",
-            f"{group.bytes / 1e6:,.1f}",
+            *group.cells(),
             f"{np.median(group.seconds):,.1f}",
             f"{np.median(group.words):,.0f}",
         ]

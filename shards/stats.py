@@ -27,6 +27,11 @@ class Group:
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))
     words: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
+    def cells(self) -> list[str]:
+        """What every table of groups begins with: split, granularity, samples, failed, shards, megabytes."""
+        counts = (f"{count:,}" for count in (self.samples, self.failed, self.shards))
+        return [self.split, self.granularity, *counts, f"{self.bytes / 1e6:,.1f}"]
+
 
 @dataclass
 class Failure:
