@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_video import H264, ffmpeg, pattern_video, shown_ms
 
-from shards import video
+from shards import decoders, video
 from shards.video import Clip, Failure, Request
 
 X265 = ("-c:v", "libx265", "-crf", "10", "-x265-params", "log-level=none:keyint=40:open-gop=1")
@@ -57,7 +57,7 @@ def test_every_frame_is_the_one_whose_time_was_asked_for(folder, name, decoder):
     assert len(shown) == len(timeline.ms) and timeline.ms[0] == 0
     assert all(abs(showing - shown[0] - ms) <= 1 for showing, ms in zip(shown, timeline.ms.tolist()))
     wanted = np.arange(3, len(timeline.ms), 7)
-    frames = dict(video._FRAMES[decoder](path, timeline, wanted, lambda: None))
+    frames = dict(decoders.DECODERS[decoder](path, timeline, wanted, lambda: None))
     assert list(frames) == wanted.tolist()
     if decoder == "decord" and name not in DECORD_READS:
         assert set(frames.values()) == {None}

@@ -1,0 +1,142 @@
+"""What a video's packets say of its frames: read without decoding any.
+
+Time is in integer milliseconds, and time 0 is the file's first frame that can be shown.
+"""
+
+import os
+import stat
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+_NO_PTS = -(2**63)
+
+MAX_PIXELS = 8192 * 8192  # of a frame
+MAX_FRAMES = 10_000_000
+MAX_HOURS = 100
+
+av.logging.set_level(None)
+
+
+class VideoError(Exception):
+    """A whole file that cannot give frames; `kind` is one word for the ledger."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def check_file(path: str) -> None:
+    """VideoError for what would be no video whatever its bytes: a missing or empty file, a folder, a pipe."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError("missing_file", "no such file") from None
+    except PermissionError:
+        raise VideoError("no_permission", "no permission to read this file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("not_a_file", "a folder, pipe or device, not a file")
+    if status.st_size == 0:
+        raise VideoError("empty_file", "the file has no bytes")
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What a file's packets say, without decoding any.
+
+    `packet_pts` and `is_key` are in packet order; `packet_of` gives the packet of each frame in the order of showing,
+    and `ms` its timestamp. `exact`: the decoder's output can be recognised by its pts; otherwise (AVI, raw streams)
+    the k-th frame that comes out is the k-th on the timeline.
+    """
+
+    packet_pts: np.ndarray
+    is_key: np.ndarray
+    packet_of: np.ndarray
+    ms: np.ndarray
+    end_ms: int
+    exact: bool
+    container: str
+    pixel_aspect: Fraction | None
+
+
+def scan(path: str, progress: Callable[[str | None], None] = lambda clip_id: None) -> Timeline:
+    """Read a file's timestamps."""
+    pts, dts, duration = array("q"), array("q"), array("q")
+    key, shown = bytearray(), bytearray()
+    with open_container(path) as container:
+        stream = video_stream(container)
+        try:
+            for packet in container.demux(stream):
+                if packet.size == 0 and packet.dts is None:  # the demuxer's end mark
+                    break
+                pts.append(_NO_PTS if packet.pts is None else packet.pts)
+                dts.append(_NO_PTS if packet.dts is None else packet.dts)
+                duration.append(packet.duration or 0)
+                key.append(packet.is_keyframe)
+                shown.append(packet.size > 0 and not packet.is_discard)
+                if len(pts) % 1000 == 0:
+                    progress(None)
+                if len(pts) > MAX_FRAMES:
+                    raise VideoError("too_large", f"more than {MAX_FRAMES} frames")
+        except av.error.InvalidDataError:
+            pass  # a cut file: what came before is whole
+        pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
+        packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
+        return _timeline(*packets, stream.time_base, container.format.name, stream.sample_aspect_ratio)
+
+
+def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, pixel_aspect) -> Timeline:
+    # Nothing before the first keyframe can be shown, nor what is shown before it: those frames refer to an older one.
+    first_key = int(key.argmax()) if key.any() else 0
+    shown = shown & (np.arange(len(pts)) >= first_key)
+    if key.any() and pts[first_key] != _NO_PTS:
+        shown &= (pts >= pts[first_key]) | (pts == _NO_PTS)
+    packets = np.flatnonzero(shown)
+    if not len(packets):
+        raise VideoError("no_frames", "the file holds no frame that can be shown")
+
+    when = pts[packets]
+    exact = container != "avi" and (when != _NO_PTS).all() and len(np.unique(when)) == len(when)
+    if not exact:
+        when = dts[packets] if (dts[packets] != _NO_PTS).all() else np.cumsum(duration[packets])
+    if len(when) > 1 and when.max() == when.min():
+        raise VideoError("no_timestamps", "the file says nothing of when its frames are shown")
+    order = np.argsort(when, kind="stable")
+    ms = _milliseconds(when[order] - when.min(), time_base)
+    last = _milliseconds(duration[packets[order[-1:]]], time_base)[0]
+    step = int(np.median(np.diff(ms))) if len(ms) > 1 else 1
+    end_ms = int(ms[-1]) + max(int(last) or step, 1)
+    if end_ms > MAX_HOURS * 3_600_000:
+        raise VideoError("too_large", f"timestamps span {end_ms / 3_600_000:.0f} hours, at most {MAX_HOURS} are read")
+    return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, pixel_aspect)
+
+
+def _milliseconds(ticks: np.ndarray, time_base: Fraction) -> np.ndarray:
+    """Ticks of a time base -> the nearest integer milliseconds, without floating point."""
+    scale = time_base * 1000
+    whole, rest = np.divmod(ticks, scale.denominator)
+    return whole * scale.numerator + (rest * scale.numerator * 2 + scale.denominator) // (2 * scale.denominator)
+
+
+def open_container(path: str):
+    """The container, or VideoError; the file: prefix keeps a colon in a name from being read as a protocol."""
+    try:
+        return av.open(f"file:{path}", metadata_errors="ignore")
+    except av.error.InvalidDataError:
+        raise VideoError("not_a_video", "no known video format, or damaged beyond recognition") from None
+
+
+def video_stream(container):
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise VideoError("no_video_stream", "the file holds no video stream")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError("unknown_codec", "no decoder for this video codec")
+    if not 0 < stream.width * stream.height <= MAX_PIXELS:
+        raise VideoError("too_large", f"frames of {stream.width}x{stream.height}, at most {MAX_PIXELS} pixels are read")
+    return stream
