@@ -34,6 +34,7 @@ class Recipe:
     random_frames: bool
     random_crop: bool
     seed: int
+    fields: tuple[str, ...] = ()  # of the sample's json that come along
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Decoded:
     sample_id: str
     frames: int  # rows of `out` that were filled; the rest is zero
     sentences: dict[str, list[str]]
+    fields: dict  # those of the recipe, None where the json has none
 
 
 def decode_sample(data, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
@@ -61,7 +63,8 @@ def decode_sample(data, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
     for row, index in zip(out, chosen):
         row[:] = fit(_decode_jpeg(jpegs[index], recipe.size, meta["sample_id"]), recipe.size, place)
     out[len(chosen) :] = 0
-    return Decoded(meta["sample_id"], len(chosen), sentences)
+    fields = {name: meta.get(name) for name in recipe.fields}
+    return Decoded(meta["sample_id"], len(chosen), sentences, fields)
 
 
 def choose_frames(stored: int, wanted: int, rng: random.Random | None) -> list[int]:

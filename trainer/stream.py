@@ -37,6 +37,7 @@ class Batch:
     texts: dict[str, TextBatch]
     sample_ids: list[str]
     sentences: dict[str, list[list[str]]]  # the texts themselves, by view
+    fields: list[dict]  # of each sample's json, those that were asked for
 
 
 class Streams:
@@ -127,16 +128,18 @@ def evaluation_batches(
     world_size: int,
     data: DataConfig,
     tokenizer: Tokenizer,
+    fields: tuple[str, ...] = (),
 ) -> Iterator[Batch]:
     """Every sample of a split once over the ranks, in order: rank r has the r-th run. Centred frames and crops.
 
     `batch` is this rank's; the last batch is smaller. A sample that cannot be read is left out, and logged.
+    `fields` of each sample's json come along.
     """
     index = Index([(dataset, shard) for shard in dataset.select(split, granularity)])
     if not index.shards:
         raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
     index.check_sizes()
-    recipe = Recipe(granularity, tuple(views), frames, data.size, random_frames=False, random_crop=False, seed=0)
+    recipe = Recipe(granularity, tuple(views), frames, data.size, False, False, seed=0, fields=fields)
     assemble = _Assembler(tokenizer, data.max_failures, index.urls)
     plans = evaluation_plans(index, recipe, batch, rank, world_size, granularity)
     pool = Pool(index.urls, data, batch * frames * data.size**2 * 3) if data.workers else None
@@ -210,6 +213,7 @@ class _Assembler:
             texts={view: self._encode(texts) for view, texts in sentences.items()},
             sample_ids=[sample.sample_id for sample in decoded],
             sentences=sentences,
+            fields=[sample.fields for sample in decoded],
         )
 
     def _count(self, row: Row, plan: BatchPlan) -> None:
