@@ -5,7 +5,7 @@ from typing import Iterator
 
 import simplejpeg
 
-from shards import format
+from shards import format, mp4
 
 _STRING_FIELDS = ("sample_id", "source_id")
 
@@ -21,15 +21,15 @@ def parse_fields(data: bytes) -> dict:
     return fields
 
 
-def expected_members(granularity: str, fields: dict, frames: int) -> list[str]:
-    """Extensions that a sample with this json and number of frames has, in tar order.
+def expected_members(granularity: str, fields: dict, frames: int, frames_format: str) -> list[str]:
+    """Extensions that a sample with this json, number and format of frames has, in tar order.
 
     A text view that `sentences` does not name has no member: a dataset without summaries, a label without a caption.
     """
     sentences = fields.get("sentences")
     views = sentences if isinstance(sentences, dict) else format.TEXT_VIEWS[granularity]
     absent = {member for view, member in format.TEXT_VIEWS[granularity].items() if view not in views}
-    return [m for m in format.expected_members(granularity, frames) if m not in absent]
+    return [m for m in format.expected_members(granularity, frames, frames_format) if m not in absent]
 
 
 def check_fields(fields: dict, granularity: str, split: str, key: str) -> Iterator[str]:
@@ -68,7 +68,9 @@ def check_texts(members: dict[str, bytes], granularity: str) -> Iterator[str]:
 
 
 def check_frames(members: dict[str, bytes], fields: dict) -> Iterator[str]:
-    """Problems of a sample's JPEG members, by their headers. Frames of one clip have the json's width and height."""
+    """Problems of a sample's JPEG or MP4 members, by their headers. Frames of one clip have the json's width and height."""
+    if format.VIDEO_MEMBER in members:
+        yield from _check_video(members[format.VIDEO_MEMBER], fields)
     size = None if "clips" in fields else (fields.get("width"), fields.get("height"))
     for extension, data in members.items():
         if not extension.endswith("jpg"):
@@ -81,6 +83,18 @@ def check_frames(members: dict[str, bytes], fields: dict) -> Iterator[str]:
         if size and None not in size and (width, height) != size:
             yield f"{extension} is {width}x{height}, json says {size[0]}x{size[1]}"
             size = None  # once a sample
+
+
+def _check_video(data: bytes, fields: dict) -> Iterator[str]:
+    try:
+        width, height, times = mp4.describe(data)
+    except ValueError as error:
+        yield f"{format.VIDEO_MEMBER} is {error}"
+        return
+    if (width, height) != (fields.get("width"), fields.get("height")):
+        yield f"{format.VIDEO_MEMBER} is {width}x{height}, json says {fields.get('width')}x{fields.get('height')}"
+    if isinstance(fields.get("frame_ms"), list) and len(times) != len(fields["frame_ms"]):
+        yield f"{format.VIDEO_MEMBER} has {len(times)} frames, json has {len(fields['frame_ms'])} timestamps"
 
 
 def _check_sentences(sentences, granularity: str, caption) -> Iterator[str]:

@@ -28,6 +28,9 @@ TEXT_VIEWS = {
     IMAGE: {"caption": "txt"},
 }
 
+# All frames of a short or long sample as one video, where frames.format is mp4; otherwise they are `frame_member`s.
+VIDEO_MEMBER = "mp4"
+
 INDEX_DIGITS = 4
 MAX_SAMPLES_PER_SHARD = 10**INDEX_DIGITS
 
@@ -145,10 +148,18 @@ def text_fields(granularity: str, texts: dict[str, str]) -> dict[str, bytes]:
     return {TEXT_VIEWS[granularity][view]: texts[view].encode() for view in TEXT_VIEWS[granularity] if view in texts}
 
 
+def frame_fields(granularity: str, frames: list[bytes] | bytes) -> dict[str, bytes]:
+    """JPEG files, or one MP4 file -> tar members, in the format's order."""
+    if isinstance(frames, bytes):
+        return {VIDEO_MEMBER: frames}
+    names = ["jpg"] if granularity == IMAGE else map(frame_member, range(len(frames)))
+    return dict(zip(names, frames, strict=True))
+
+
 def expected_members(granularity: str, frame_count: int, frames_format: str = "jpg") -> list[str]:
     """Extensions of a whole sample's members, in tar order."""
     texts = list(TEXT_VIEWS[granularity].values())
     if granularity == IMAGE:
         return ["json", *texts, "jpg"]
-    frames = ["mp4"] if frames_format == "mp4" else [frame_member(i) for i in range(frame_count)]
+    frames = [VIDEO_MEMBER] if frames_format == "mp4" else [frame_member(i) for i in range(frame_count)]
     return ["json", *texts, *frames]

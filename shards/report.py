@@ -10,7 +10,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-from shards import charts, format, stats, storage
+from shards import charts, format, stats, storage, video
 from shards.reader import Dataset, Shard
 
 REPORT = "report.html"
@@ -108,7 +108,7 @@ def _short_card(dataset: Dataset, shard: Shard, line: dict) -> str:
     fields = json.loads(bytes(members["json"]))
     text = bytes(members.get("txt", b"")).decode()
     return (
-        f"<article class=card>{_sheet(_pick(_frames(members), _SHORT_FRAMES))}<p class=caption>{escape(text)}</p>"
+        f"<article class=card>{_sheet(members, range(len(fields['frame_ms'])), _SHORT_FRAMES)}<p class=caption>{escape(text)}</p>"
         f"<p class=meta>{_place(shard, line)} · {escape(str(fields['clip_id']))}</p></article>"
     )
 
@@ -116,16 +116,15 @@ def _short_card(dataset: Dataset, shard: Shard, line: dict) -> str:
 def _long_card(dataset: Dataset, shard: Shard, line: dict) -> str:
     members = dataset.read_sample(shard, line)
     fields = json.loads(bytes(members["json"]))
-    frames = _frames(members)
     clips = "".join(
-        f"<div>{_sheet(_pick(frames[slice(*clip['frames'])], _CLIP_FRAMES))}<p>{escape(clip['caption'] or '')}</p></div>"
+        f"<div>{_sheet(members, range(*clip['frames']), _CLIP_FRAMES)}<p>{escape(clip['caption'] or '')}</p></div>"
         for clip in fields["clips"]
     )
     return (
         f"<article class=card>{_summary(fields['summary'], members)}<div class=clips>{clips}</div>"
         f"<details><summary class=label>long text, {line['words']:,} words</summary>"
         f"<p>{escape(bytes(members['txt']).decode())}</p></details>"
-        f"<p class=meta>{_place(shard, line)} · {len(frames)} frames · source {escape(fields['source_id'])}</p></article>"
+        f"<p class=meta>{_place(shard, line)} · {len(fields['frame_ms'])} frames · source {escape(fields['source_id'])}</p></article>"
     )
 
 
@@ -159,21 +158,21 @@ def _ok_line(dataset: Dataset, shard: Shard, index: int) -> dict:
     return lines[index]
 
 
-def _frames(members: dict) -> list[memoryview]:
-    return [data for extension, data in members.items() if extension.endswith("jpg")]
+def _sheet(members: dict, frames: range, count: int) -> str:
+    """At most `count` of the frames, evenly."""
+    count = min(count, len(frames))
+    chosen = [frames[len(frames) * (2 * i + 1) // (2 * count)] for i in range(count)]
+    return f"<div class=sheet>{''.join(map(_thumbnail, _pictures(members, chosen)))}</div>"
 
 
-def _pick(items: list, count: int) -> list:
-    """At most `count` of the items, evenly."""
-    return [items[len(items) * (2 * i + 1) // (2 * min(count, len(items)))] for i in range(min(count, len(items)))]
+def _pictures(members: dict, chosen: list[int]) -> list[Image.Image]:
+    if format.VIDEO_MEMBER in members:
+        return [Image.fromarray(frame) for frame in video.read_frames(bytes(members[format.VIDEO_MEMBER]), chosen)]
+    jpegs = [data for extension, data in members.items() if extension.endswith("jpg")]
+    return [Image.open(io.BytesIO(jpegs[index])) for index in chosen]
 
 
-def _sheet(frames: list[memoryview]) -> str:
-    return f"<div class=sheet>{''.join(map(_thumbnail, frames))}</div>"
-
-
-def _thumbnail(jpeg: memoryview) -> str:
-    image = Image.open(io.BytesIO(jpeg))
+def _thumbnail(image: Image.Image) -> str:
     height = max(1, round(image.height * _THUMB_WIDTH / image.width))
     image.draft("RGB", (_THUMB_WIDTH, height))
     small = image.convert("RGB").resize((_THUMB_WIDTH, height), Image.Resampling.BICUBIC, reducing_gap=2)

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -63,11 +64,11 @@ class Timeline:
     pixel_aspect: Fraction | None
 
 
-def scan(path: str, progress: Callable[[str | None], None] = lambda clip_id: None) -> Timeline:
+def scan(source: str | BinaryIO, progress: Callable[[str | None], None] = lambda clip_id: None) -> Timeline:
     """Read a file's timestamps."""
     pts, dts, duration = array("q"), array("q"), array("q")
     key, shown = bytearray(), bytearray()
-    with open_container(path) as container:
+    with open_container(source) as container:
         stream = video_stream(container)
         try:
             for packet in container.demux(stream):
@@ -122,10 +123,14 @@ def _milliseconds(ticks: np.ndarray, time_base: Fraction) -> np.ndarray:
     return whole * scale.numerator + (rest * scale.numerator * 2 + scale.denominator) // (2 * scale.denominator)
 
 
-def open_container(path: str):
+def open_container(source: str | BinaryIO):
     """The container, or VideoError; the file: prefix keeps a colon in a name from being read as a protocol."""
+    if isinstance(source, str):
+        source = f"file:{source}"
+    else:
+        source.seek(0)
     try:
-        return av.open(f"file:{path}", metadata_errors="ignore")
+        return av.open(source, metadata_errors="ignore")
     except av.error.InvalidDataError:
         raise VideoError("not_a_video", "no known video format, or damaged beyond recognition") from None
 

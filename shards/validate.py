@@ -28,6 +28,7 @@ class _Run(NamedTuple):
     end: int
     members: list[str]
     expected: list[str] | None
+    frames: int | None
     sample_id: str | None
 
 
@@ -158,8 +159,9 @@ class _ShardCheck:
         messages += checks.check_frames(members, fields)
         frames = self._frame_count(key, fields)
         if frames is not None:
-            expected = checks.expected_members(self.shard.granularity, fields, frames)
-        run = _Run(group[0].offset, group[-1].end, names, expected, fields.get("sample_id"))
+            frames_format = "mp4" if format.VIDEO_MEMBER in names else "jpg"
+            expected = checks.expected_members(self.shard.granularity, fields, frames, frames_format)
+        run = _Run(group[0].offset, group[-1].end, names, expected, frames, fields.get("sample_id"))
         self.runs.setdefault(key, []).append(run)
         yield from ((key, message) for message in messages)
 
@@ -227,8 +229,7 @@ def _check_lines(lines: list[dict], run: _Run) -> Iterator[str]:
         yield f"lies at offset {place[0]}, size {place[1]}; the sidecar says offset {said[0]}, size {said[1]}"
     if run.expected is not None and run.members != run.expected:
         return  # already said
-    frames = sum(name.endswith("jpg") for name in run.members)
-    for what, here, there in (("frames", frames, line["frames"]), ("members", len(run.members), line["members"])):
+    for what, here, there in (("frames", run.frames, line["frames"]), ("members", len(run.members), line["members"])):
         if here != there:
             yield f"{here} {what}, the sidecar says {there}"
 

@@ -16,6 +16,7 @@ list, and cannot leave out frames that no clip needs.
 Nothing here limits time: native decoders can hang, so callers run this in a process that they can kill.
 """
 
+import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from av.video.reformatter import Interpolation
 from shards.decoders import DECODERS
 from shards.timeline import Timeline, VideoError, check_file, scan
 
-__all__ = ["Clip", "Failure", "Request", "Timeline", "VideoError", "check_file", "read_clips", "scan", "target_size"]
+__all__ = ["Clip", "Failure", "Request", "Timeline", "VideoError", "check_file", "read_clips", "read_frames", "scan", "target_size"]
 
 # Bit-exact flags: the same pixels on every CPU, whatever vector instructions it has.
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
@@ -105,6 +106,23 @@ def read_clips(
     if not decoded:
         failed = _read("decord", path, timeline, selections, short_side, convert, progress)
     yield from failed
+
+
+def read_frames(data: bytes, positions: Iterable[int]) -> list[np.ndarray]:
+    """Frames of an MP4 member, uint8 [H, W, 3] RGB, by their positions in the order of showing (as in `frame_ms`).
+
+    VideoError where it has no such frames, or they cannot be decoded.
+    """
+    file, positions = io.BytesIO(data), list(positions)
+    timeline = scan(file)
+    if not all(0 <= position < len(timeline.ms) for position in positions):
+        raise VideoError("no_frames", f"the video has {len(timeline.ms)} frames, asked for {max(positions)}")
+    found = {}
+    for position, frame in DECODERS["pyav"](file, timeline, np.unique(positions), lambda: None):
+        if frame is None:
+            raise VideoError("corrupt", f"frame {position} cannot be decoded")
+        found[position] = frame.to_ndarray(format="rgb24")
+    return [found[position] for position in positions]
 
 
 @dataclass(frozen=True)

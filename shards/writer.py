@@ -45,14 +45,14 @@ class ShardWriter:
         clip_ids: list[str],
         meta: dict,
         texts: dict[str, str],
-        frames: list[bytes],
+        frames: list[bytes] | bytes,
         duration_ms: int,
         decoder: str,
     ) -> str:
         """Append a sample and return its key.
 
         `meta` is every field of the json that is not an argument here, `frame_ms` (one per frame) and `sentences`
-        among them; `texts` maps the granularity's text views to their texts; `frames` are JPEG files.
+        among them; `texts` maps the granularity's text views to their texts; `frames` are JPEG files, or one MP4 file.
         ValueError for a sample that the format forbids.
         """
         key = format.sample_key(self.row, self._samples)
@@ -70,15 +70,15 @@ class ShardWriter:
         missing = format.json_fields(self.granularity) - fields.keys()
         if missing:
             raise ValueError(f"sample {sample_id}: json lacks {', '.join(sorted(missing))}")
-        if not frames or len(frames) != len(meta["frame_ms"]):
-            raise ValueError(f"sample {sample_id}: {len(frames)} frames for {len(meta['frame_ms'])} timestamps")
+        count = len(meta["frame_ms"])
+        if not frames or not count or (isinstance(frames, list) and len(frames) != count):
+            raise ValueError(f"sample {sample_id}: {len(frames)} frames for {count} timestamps")
         unknown = texts.keys() - format.TEXT_VIEWS[self.granularity].keys()
         if unknown:
             views = ", ".join(format.TEXT_VIEWS[self.granularity])
             raise ValueError(f"sample {sample_id}: texts {', '.join(sorted(unknown))}, a {self.granularity} sample has {views}")
         members = {"json": format.canonical_json(fields), **format.text_fields(self.granularity, texts)}
-        names = ["jpg"] if self.granularity == format.IMAGE else map(format.frame_member, range(len(frames)))
-        members.update(zip(names, frames, strict=True))
+        members.update(format.frame_fields(self.granularity, frames))
 
         start = self._offset
         for extension, data in members.items():
@@ -94,7 +94,7 @@ class ShardWriter:
                 "offset": start,
                 "size": self._offset - start,
                 "members": len(members),
-                "frames": len(frames),
+                "frames": count,
                 "duration_ms": duration_ms,
                 "words": len(members.get("txt", b"").decode().split()),
                 "decoder": decoder,

@@ -4,6 +4,7 @@ import numpy as np
 import simplejpeg
 
 from shards import format, publish
+from shards.mp4 import Encoder
 from shards.writer import ShardWriter
 
 _WORDS = "red blue green small large cube ball cone rolls jumps turns stops near far left right slowly quickly".split()
@@ -19,11 +20,13 @@ def make_dataset(
     frames=4,
     long_frames=8,
     seed=0,
+    mp4=False,
 ) -> None:
     """Write a dataset to `root`: for each split `rows` rows with its short (and image) and long samples.
 
     `size` is (width, height) of the frames. Every sample has its own text; short and image samples of one clip, and
-    long samples with their clips, share the catalog's ids. The last row may have fewer samples, or none.
+    long samples with their clips, share the catalog's ids. The last row may have fewer samples, or none. `mp4`: short
+    and long samples have one video instead of JPEG files.
     """
     root, rng = str(root), np.random.default_rng(seed)
     row = 0
@@ -32,16 +35,18 @@ def make_dataset(
         for part in range(rows):
             short = clips[part::rows]
             groups = [_group(rng, split, i) for i in range(part, longs.get(split, 0), rows)]
-            shards = {
-                format.SHORT: _write(root, split, format.SHORT, row, [_short(rng, c, frames, size) for c in short]),
-                format.IMAGE: _write(root, split, format.IMAGE, row, [_short(rng, c, 1, size) for c in short]),
-                format.LONG: _write(root, split, format.LONG, row, [_long(rng, g, long_frames, size) for g in groups]),
+            samples = {
+                format.SHORT: [_short(rng, c, frames, size) for c in short],
+                format.IMAGE: [_short(rng, c, 1, size) for c in short],
+                format.LONG: [_long(rng, g, long_frames, size) for g in groups],
             }
+            for sample in [*samples[format.SHORT], *samples[format.LONG]] if mp4 else []:
+                sample["frames"] = _video(sample["frames"])
+            shards = {granularity: _write(root, split, granularity, row, made) for granularity, made in samples.items()}
             publish.write_commit(root, row, {"row": row, "split": split, "shards": shards})
             row += 1
-    publish.build_manifest(
-        root, config_digest="test", plan_digest="test", frames={"per_clip": frames, "per_long": long_frames}, versions={}
-    )
+    stored = {"per_clip": frames, "per_long": long_frames, "format": "mp4" if mp4 else "jpg"}
+    publish.build_manifest(root, config_digest="test", plan_digest="test", frames=stored, versions={})
 
 
 def jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
@@ -50,6 +55,13 @@ def jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
     tiles = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
     return simplejpeg.encode_jpeg(np.ascontiguousarray(tiles[rows][:, columns]), quality=85)
+
+
+def _video(jpegs: list[bytes]) -> bytes:
+    encoder = Encoder(crf=18)
+    for number, data in enumerate(jpegs):
+        encoder.write(simplejpeg.decode_jpeg(data), number * 500)
+    return encoder.close()
 
 
 def _sentence(rng: np.random.Generator, name: str) -> str:
