@@ -15,10 +15,10 @@ from gex_pipeline.benchmarks.registry import BENCHMARKS, read, variant_of
 from gex_pipeline.benchmarks.videos import Coverage
 from shards import reader, storage
 from shards.errors import UserError
-from shards.format import SHORT, canonical_json
+from shards.format import IMPORT_RECORD, SHORT, canonical_json
 
-FOLDER = "import"  # of the dataset
-CATALOG, RECORD = "catalog.jsonl", "import.json"
+FOLDER, RECORD = IMPORT_RECORD.split("/")
+CATALOG = "catalog.jsonl"
 SHOWN_MISSING = 5
 
 

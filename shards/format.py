@@ -31,6 +31,9 @@ TEXT_VIEWS = {
 # All frames of a short or long sample as one video, where frames.format is mp4; otherwise they are `frame_member`s.
 VIDEO_MEMBER = "mp4"
 
+# What `gexia import` knows of a benchmark beyond the samples: how many videos each split has, which are missing.
+IMPORT_RECORD = "import/import.json"
+
 INDEX_DIGITS = 4
 MAX_SAMPLES_PER_SHARD = 10**INDEX_DIGITS
 

@@ -35,6 +35,7 @@ class Recipe:
     random_crop: bool
     seed: int
     fields: tuple[str, ...] = ()  # of the sample's json that come along
+    required: tuple[str, ...] = ()  # those of them that a sample must have
 
 
 @dataclass
@@ -53,6 +54,8 @@ def decode_sample(data, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
     """
     members = _members(data)
     meta = _meta(members)
+    if missing := [name for name in recipe.required if meta.get(name) is None]:
+        raise SampleError("no_field", f"{meta['sample_id']}: its json has no {', '.join(missing)}")
     sentences = {view: _sentences(view, meta, members, recipe.granularity) for view in recipe.views}
     rng = random.Random(derive_key(recipe.seed, epoch, meta["sample_id"]))
     jpegs = [value for name, value in sorted(members.items()) if name == "jpg" or name.endswith(".jpg")]

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from shards import format
 from shards.errors import UserError
 from shards.reader import open_dataset
+from trainer import results
 from trainer.checkpoint import STREAMS_FILE
 from trainer.config import EvaluateConfig, run_script
 from trainer.data_config import DataConfig
@@ -40,8 +41,8 @@ def evaluate(config: EvaluateConfig) -> None:
         here = {name: recipe for name, recipe in recipes.items() if dataset.select(config.split, name)}
         if not here:
             raise UserError(f"{url}: no {', '.join(recipes)} samples in the split {config.split}")
-        results = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader)
-        found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": results})
+        rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader)
+        found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
         write(config, recipes, found)
 
@@ -75,14 +76,11 @@ def choose_recipes(config: EvaluateConfig) -> dict[str, retrieval.Recipe]:
 
 def write(config: EvaluateConfig, recipes: dict[str, retrieval.Recipe], found: list[dict]) -> None:
     """Print the tables, and write them beside the checkpoint or to the chosen folder."""
-    folder = Path(config.output or config.checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = "\n".join(f"{one['data']}, {one['split']}\n\n{retrieval.markdown(one['results'])}" for one in found)
+    tables = "\n".join(f"{one['data']}, {one['split']}\n\n{results.markdown(one['results'])}" for one in found)
     print(tables)
     settings = {name: vars(recipe) for name, recipe in recipes.items()}
     report = {"checkpoint": config.checkpoint, "settings": settings, "datasets": found}
-    (folder / "retrieval.json").write_text(json.dumps(report, indent=1))
-    (folder / "retrieval.md").write_text(tables)
+    results.write(Path(config.output or config.checkpoint), config.task, report, tables)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ class Streams:
     """The training streams of one rank.
 
     datasets: published datasets. configs: stream name -> what it draws. The order depends on them, on `seed` and on
-    the order-relevant part of `data`; not on `world_size`, workers or prefetching. Raises UserError for settings that
-    do not fit (see `order.Stream`), and for views or splits that the data does not have.
+    the order-relevant part of `data`; not on `world_size`, workers or prefetching. `fields` of a sample's json
+    come with it, and one without a `required` field is replaced. Raises UserError for settings that do not fit (see
+    `order.Stream`), and for views or splits that the data does not have.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Streams:
         rank: int,
         world_size: int,
         tokenizer: Tokenizer,
+        fields: tuple[str, ...] = (),
+        required: tuple[str, ...] = (),
     ):
         if data.weights is not None and len(data.weights) != len(datasets):
             raise UserError(
@@ -67,7 +70,7 @@ class Streams:
         self._recipes: dict[str, Recipe] = {}
         streams, urls = [], []
         for name, config in configs.items():
-            parts, weights = _parts(name, config, datasets, data)
+            parts, weights = _parts(name, config, datasets, data, needs_text=not fields)
             self._indices[name] = []
             for shards in parts:
                 self._indices[name].append(Index(shards, first=len(urls)))
@@ -82,6 +85,8 @@ class Streams:
                 random_frames=data.frame_sampling == "random",
                 random_crop=data.crop == "random",
                 seed=seed,
+                fields=fields,
+                required=required,
             )
         self.order = Order(streams, [config.weight for config in configs.values()])
         for index in (index for indices in self._indices.values() for index in indices):
@@ -129,17 +134,18 @@ def evaluation_batches(
     data: DataConfig,
     tokenizer: Tokenizer,
     fields: tuple[str, ...] = (),
+    required: tuple[str, ...] = (),
 ) -> Iterator[Batch]:
     """Every sample of a split once over the ranks, in order: rank r has the r-th run. Centred frames and crops.
 
     `batch` is this rank's; the last batch is smaller. A sample that cannot be read is left out, and logged.
-    `fields` of each sample's json come along.
+    `fields` of each sample's json come along; one without a `required` field cannot be read.
     """
     index = Index([(dataset, shard) for shard in dataset.select(split, granularity)])
     if not index.shards:
         raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
     index.check_sizes()
-    recipe = Recipe(granularity, tuple(views), frames, data.size, False, False, seed=0, fields=fields)
+    recipe = Recipe(granularity, tuple(views), frames, data.size, False, False, seed=0, fields=fields, required=required)
     assemble = _Assembler(tokenizer, data.max_failures, index.urls)
     plans = evaluation_plans(index, recipe, batch, rank, world_size, granularity)
     pool = Pool(index.urls, data, batch * frames * data.size**2 * 3) if data.workers else None
@@ -153,14 +159,14 @@ def evaluation_batches(
 
 
 def _parts(
-    name: str, config: StreamConfig, datasets: list[Dataset], data: DataConfig
+    name: str, config: StreamConfig, datasets: list[Dataset], data: DataConfig, needs_text: bool
 ) -> tuple[list[list[tuple[Dataset, Shard]]], list[float]]:
     """The stream's shards, in parts that each count their own epochs, and the parts' weights.
 
     Without loader.weights all datasets are one part, so every sample comes once an epoch; with them each is its own.
     """
     unknown = set(config.texts) - set(format.TEXT_VIEWS[config.folder])
-    if unknown or not config.texts:
+    if unknown or (needs_text and not config.texts):
         raise UserError(
             f"streams.{name}.texts: {config.folder} samples have the views "
             f"{', '.join(format.TEXT_VIEWS[config.folder])}; got {', '.join(config.texts) or 'none'}"

@@ -156,7 +156,7 @@ def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two
     assert results[0]["candidates"] == 10 and results[0]["chance"]["R@1"] == 10
     assert one["settings"]["long"] == {"iter": {"video": 3, "long": 2, "summary": 1}, "frames": 6}
     table = (home / "eval-2" / "retrieval.md").read_text()
-    assert table in printed and "chance" in table and printed.count("| direction |") == 1
+    assert table in printed and "chance" in table and printed.count("| protocol |") == 1
 
 
 @pytest.mark.timeout(900)

@@ -1,27 +1,15 @@
 """Text-to-video and video-to-text retrieval among all samples of a split, spread over ranks."""
 
-from dataclasses import dataclass
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from shards.reader import Dataset
+from trainer import results
 from trainer.data_config import DataConfig
 from trainer.metrics import Places, chance_metrics, places, retrieval_metrics
 from trainer.stream import evaluation_batches
-
-
-@dataclass
-class Recipe:
-    """How the samples of one granularity are encoded."""
-
-    iter: dict[str, int]  # #iter of `video` and of each text view; the views are its other keys
-    frames: int
-
-    @property
-    def views(self) -> list[str]:
-        return [name for name in self.iter if name != "video"]
+from trainer.tasks.base import Recipe
 
 
 def evaluate(
@@ -34,24 +22,29 @@ def evaluate(
 ) -> list[dict]:
     """One result a granularity, text view and direction; the same list on all ranks.
 
-    A result has granularity, view, direction ("text to video" or "video to text"), candidates, metrics and chance.
+    A result (see results.py) also has view, direction ("text to video" or "video to text") and candidates.
     """
-    results = []
+    found = []
     for granularity, recipe in recipes.items():
+        covered = results.coverage(dataset, loader.split, granularity)
         video, texts = encode(accelerator, model, dataset, granularity, recipe, batch, loader)
         for view, text in texts.items():
             for direction, queries, targets in (("text to video", text, video), ("video to text", video, text)):
-                results.append(
+                found.append(
                     {
+                        "task": "retrieval",
                         "granularity": granularity,
+                        "protocol": f"{direction}, {view}",
                         "view": view,
                         "direction": direction,
                         "candidates": len(targets),
                         "metrics": retrieval_metrics(shared_places(accelerator, queries, targets)),
                         "chance": chance_metrics(len(targets)),
+                        "n": len(queries),
+                        **covered,
                     }
                 )
-    return results
+    return found
 
 
 @torch.no_grad()
@@ -102,21 +95,3 @@ def gather_uneven(accelerator: Accelerator, rows: Tensor) -> Tensor:
     padded = accelerator.pad_across_processes(rows, dim=0)
     whole = accelerator.gather(padded).split(max(counts)) if max(counts) else [rows] * len(counts)
     return torch.cat([part[:count] for part, count in zip(whole, counts, strict=True)])
-
-
-def markdown(results: list[dict]) -> str:
-    """The results as a table, each pair of directions followed by what guessing gives."""
-    lines = [
-        "| samples | text | direction | R@1 | R@5 | R@10 | median rank | mean rank |",
-        "|---|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for result in results:
-        what = f"{result['candidates']} {result['granularity']}", result["view"]
-        lines.append(_row(*what, result["direction"], result["metrics"]))
-        if result["direction"] == "video to text":
-            lines.append(_row(*what, "chance", result["chance"]))
-    return "\n".join(lines) + "\n"
-
-
-def _row(samples: str, view: str, direction: str, metrics: dict[str, float]) -> str:
-    return f"| {samples} | {view} | {direction} | " + " | ".join(f"{value:.1f}" for value in metrics.values()) + " |"

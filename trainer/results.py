@@ -1,0 +1,83 @@
+"""What an evaluation found: plain dictionaries, one table for all tasks.
+
+A result is a dictionary of
+
+    task, granularity     what was asked, of which samples
+    protocol              how, in words: "text to video, caption", "fine-tuned, 180 classes"
+    metrics               name -> value, the one that models are chosen by first
+    chance                the same for answers that look at no sample
+    n                     what the metrics are a mean over: queries, samples or questions
+    videos, of_videos     videos evaluated, and how many the benchmark has (None where nobody counted)
+
+and whatever else a task has to say.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from shards import format, storage
+from shards.reader import Dataset
+
+DECIMALS = {"MSE": 3}  # of a metric in the table; percentages and ranks have one
+
+
+def coverage(dataset: Dataset, split: str, granularity: str) -> dict:
+    """{"videos": N, "of_videos": M}: sources with a sample of a split, and sources that the benchmark's annotations
+    name, which `gexia import` writes beside a dataset; None where it did not."""
+    sources = set()
+    for shard in dataset.select(split, granularity):
+        lines = dataset.sidecar(shard)
+        sources.update(lines.filter(pc.equal(lines["status"], "ok"))["source_id"].to_pylist())
+    return {"videos": len(sources), "of_videos": _annotated(dataset.url, split)}
+
+
+def _annotated(url: str, split: str) -> int | None:
+    path = storage.join(url, format.IMPORT_RECORD)
+    if not storage.exists(path):
+        return None
+    return json.loads(storage.read_bytes(path))["splits"].get(split, {}).get("videos")
+
+
+def markdown(results: list[dict]) -> str:
+    """The results as tables, one for each set of metrics, each run of results with one chance followed by it."""
+    tables = []
+    for names in dict.fromkeys(tuple(result["metrics"]) for result in results):
+        rows = [result for result in results if tuple(result["metrics"]) == names]
+        tables.append("\n".join(_table(list(names), rows)) + "\n")
+    return "\n".join(tables)
+
+
+def _table(names: list[str], results: list[dict]) -> list[str]:
+    lines = [_line(["samples", "protocol", *names, "videos"]), "|---|---|" + "--:|" * (len(names) + 1)]
+    for result, following in zip(results, [*results[1:], None]):
+        what = f"{result['n']:,} {result['granularity']}"
+        lines.append(_line([what, result["protocol"], *_values(result["metrics"]), _videos(result)]))
+        if following is None or (following["chance"], following["n"]) != (result["chance"], result["n"]):
+            lines.append(_line([what, "chance", *_values(result["chance"]), ""]))
+    return lines
+
+
+def _values(metrics: dict[str, float]) -> list[str]:
+    return [f"{value:.{DECIMALS.get(name, 1)}f}" for name, value in metrics.items()]
+
+
+def _videos(result: dict) -> str:
+    of = result["of_videos"]
+    return f"{result['videos']:,}" + ("" if of is None else f" of {of:,}")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write(folder: Path, name: str, report: dict, text: str) -> None:
+    """Write `name`.json and `name`.md, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, content in (("json", json.dumps(report, indent=1)), ("md", text)):
+        temporary = folder / f".tmp-{name}.{ending}"
+        temporary.write_text(content)
+        os.replace(temporary, folder / f"{name}.{ending}")
