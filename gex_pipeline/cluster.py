@@ -19,6 +19,17 @@ def inside_job() -> bool:
     return _JOB_MARK in os.environ
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What Ray raises where a cluster fails as a whole, not one row's task."""
+    import ray
+
+    return ray.exceptions.RayError, ray.data.exceptions.SystemException
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Session:
     """Ray for the duration of a job, started when it is first needed. A cluster that was joined goes on afterwards,
     and so does the connection of a caller that has one already."""
@@ -50,8 +61,7 @@ class Session:
             with _hushed():
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **private)
         except (ConnectionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"ray.address: cannot join a Ray cluster at {address}: {reason}") from None
+            raise UserError(f"ray.address: cannot join a Ray cluster at {address}: {first_line(error)}") from None
 
     def __enter__(self) -> "Session":
         return self

@@ -12,12 +12,12 @@ import time
 
 import pyarrow as pa
 
-from gex_pipeline import extract, identity, plan, summaries
+from gex_pipeline import commit, extract, identity, plan, summaries
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.sentences import ended
 from gex_pipeline.summaries import LongText
-from shards import format, publish, storage, tar
+from shards import format, storage, tar
 from shards.reader import read_parquet
 from shards.writer import ShardWriter, parquet_bytes
 
@@ -40,18 +40,16 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
     Raises Transient where the row must stay pending.
     """
     started = time.time()
-    receipt = json.loads(storage.read_bytes(extract.receipt_url(root, row)))
+    receipt = json.loads(storage.read_bytes(commit.receipt_url(root, row)))
     shards, generated = dict(receipt["shards"]), None
     try:
         if format.LONG in config.output.granularities:
             shards[format.LONG], generated = _write_long(root, row, receipt["split"], config)
         _write_ledger(root, row, receipt["errors"])
         record = _record(receipt, shards, generated, started)
-        if not publish.write_commit(root, row, record):
-            record = json.loads(storage.read_bytes(storage.join(root, format.commit_path(row))))
+        return commit.write(root, row, record)
     except OSError as error:
         raise Transient(f"row {row}: {error}") from error
-    return record
 
 
 def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[dict | None, dict]:

@@ -86,6 +86,23 @@ class RayConfig:
 
 
 @dataclass
+class StageResources:
+    """What Ray reserves for one task of a stage; a node runs as many at once as it has room for."""
+
+    cpus: float
+    memory_gb: float | None = None  # null: none is reserved
+
+
+@dataclass
+class ResourcesConfig:
+    # A decoding task and those that mostly wait for storage: together never more than whole cores, or a machine with
+    # one core could not run both and one with two would decode on one.
+    extract: StageResources = field(default_factory=lambda: StageResources(cpus=0.95))
+    compress: StageResources = field(default_factory=lambda: StageResources(cpus=0.01))
+    compose: StageResources = field(default_factory=lambda: StageResources(cpus=0.01))
+
+
+@dataclass
 class ExpandConfig:
     """The expansion job."""
 
@@ -97,6 +114,7 @@ class ExpandConfig:
     frames: FramesConfig = field(default_factory=FramesConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     max_failed_fraction: float = 0.5  # of clips; above it the run exits with 1
     retry_failed: bool = False  # redo rows whose ledger entries may have healed
     dry_run: bool = False  # print what the plan would make, write nothing

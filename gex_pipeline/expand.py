@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from gex_pipeline import catalog, cluster, plan, summary
+from gex_pipeline import catalog, cluster, commit, nodes, plan, summary
 from gex_pipeline.compose import compose_row
 from gex_pipeline.compress import Compressor
 from gex_pipeline.config import ExpandConfig
@@ -30,9 +30,6 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 
 # Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
 _MAX_BLOCKS = 5_000
-# Cores of a decoding task, and of a stage that mostly waits for storage: together never more than whole cores, or a
-# machine with one core could not run both and one with two would decode on one.
-_DECODE, _LIGHT = 0.95, 0.01
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
+    except OSError as error:  # a full disk, storage that is away
+        print(f"error: {error}; what is committed stays: mend that and start the same command again", file=sys.stderr)
+        return EXIT_INCOMPLETE
 
 
 def run(config: ExpandConfig) -> int:
@@ -65,6 +65,7 @@ def run(config: ExpandConfig) -> int:
             output.withdraw_failed()
         if rows := output.open_rows():
             session.start()
+            nodes.check(config)
             with Progress(record["clips"], record["clips"] - sum(rows.values())) as progress:
                 process(rows, config, work, progress)
                 process({row: rows[row] for row in work.pending}, config, work, progress)
@@ -79,14 +80,18 @@ def run(config: ExpandConfig) -> int:
 
 def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, progress: Progress) -> None:
     """Take rows (number -> clips) through all stages; `work` says afterwards which of them are pending."""
-    for item in pipeline(rows, config):
-        work.busy_seconds.update({name: item[name] for name in STAGES if name in item})
-        work.pending.pop(item["row"], None)
-        if item["pending"]:
-            work.pending[item["row"]] = item["pending"]
-        else:
-            work.rows += 1
-            progress.add(item["clips"])
+    work.pending |= dict.fromkeys(rows, "not reached")
+    try:
+        for item in pipeline(rows, config):
+            work.busy_seconds.update({name: item[name] for name in STAGES if name in item})
+            if item["pending"]:
+                work.pending[item["row"]] = item["pending"]
+            else:
+                del work.pending[item["row"]]
+                work.rows += 1
+                progress.add(item["clips"])
+    except cluster.failures() as error:  # the cluster broke down, not a row
+        print(f"Ray: {cluster.first_line(error)}", file=sys.stderr)
 
 
 def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
@@ -97,10 +102,11 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
         return
     items = [{"row": row, "clips": clips, "pending": ""} for row, clips in rows.items()]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-    dataset = dataset.map(stage("extract", extract_row, config), num_cpus=_DECODE)
+    dataset = dataset.map(stage("extract", extract_row, config), **nodes.reserved(config.resources.extract))
     if LONG in config.output.granularities:
-        dataset = dataset.map(compress_actor(config), compute=ray.data.ActorPoolStrategy(size=1), num_cpus=_LIGHT)
-    dataset = dataset.map(stage("compose", compose_row, config), num_cpus=_LIGHT)
+        pool = ray.data.ActorPoolStrategy(size=1)
+        dataset = dataset.map(compress_actor(config), compute=pool, **nodes.reserved(config.resources.compress))
+    dataset = dataset.map(stage("compose", compose_row, config), **nodes.reserved(config.resources.compose))
     yield from dataset.iter_rows()
 
 
@@ -122,11 +128,12 @@ def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], d
     """`work(root, row, config)` as a stage: timed, and a row that must stay pending passes the later stages by."""
 
     def step(item: dict) -> dict:
-        started, why = time.monotonic(), item["pending"]
+        started, why, root, row = time.monotonic(), item["pending"], config.output.path, int(item["row"])
         if not why:
             try:
-                work(config.output.path, int(item["row"]), config)
-            except Transient as error:
+                if not commit.is_done(root, row):  # another run may be at work on an object store
+                    work(root, row, config)
+            except (Transient, OSError) as error:
                 why = f"{name}: {error}"
             except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1
                 traceback.print_exc()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import fsspec
 
-from gex_pipeline import decoder, identity, plan, sentences
+from gex_pipeline import commit, decoder, identity, plan, sentences
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.decoder import DecodedClip, FailedClip
 from gex_pipeline.errors import Transient
@@ -56,20 +56,16 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
             "seconds": round(time.monotonic() - started, 3),
             "versions": identity.versions(),
         }
-        storage.write_bytes_atomic(receipt_url(root, row), format.canonical_json(receipt))
+        storage.write_bytes_atomic(commit.receipt_url(root, row), format.canonical_json(receipt))
     except OSError as error:
         raise Transient(f"row {row}: {error}") from error
     return receipt
 
 
-def receipt_url(root: str, row: int) -> str:
-    return storage.join(root, "commits", f"{row:05d}.extract.json")
-
-
 def valid_receipt(root: str, row: int, basis: dict) -> dict | None:
     """The row's receipt, if it was made on the same basis and its tars are still what it says."""
     try:
-        receipt = json.loads(storage.read_bytes(receipt_url(root, row)))
+        receipt = json.loads(storage.read_bytes(commit.receipt_url(root, row)))
         tars = [shard for shard in receipt["shards"].values() if shard]
         if any(receipt[name] != value for name, value in basis.items()):
             return None

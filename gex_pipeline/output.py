@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pyarrow as pa
 
-from gex_pipeline import extract, identity, plan
+from gex_pipeline import commit, identity, plan
 from gex_pipeline.config import ExpandConfig
 from shards import format, publish, storage
 from shards.errors import UserError
@@ -35,7 +35,7 @@ class Output:
                 storage.remove_temporaries(self.root)
             except BlockingIOError:
                 raise UserError(f"output.path: another run is writing to {self.root}; wait for it, or choose another folder") from None
-            except OSError as error:
+            except (PermissionError, NotADirectoryError, FileExistsError) as error:
                 raise UserError(f"output.path: cannot write to {self.root}: {error.strerror}") from None
         return self
 
@@ -69,8 +69,7 @@ class Output:
         """Open the rows again whose ledger has clips that failed in extraction."""
         for record in publish.read_commits(self.root):
             if record["failed_to_subsample"]:
-                storage.delete(extract.receipt_url(self.root, record["row"]))
-                storage.delete(storage.join(self.root, format.commit_path(record["row"])))
+                commit.withdraw(self.root, record["row"])
 
     def publish(self, config: ExpandConfig, plan_digest: str) -> dict:
         """Write the manifest over all committed rows and return it; what killed runs left half-written goes."""

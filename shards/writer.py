@@ -22,7 +22,7 @@ class ShardWriter:
     def __init__(self, root: str, split: str, granularity: str, row: int, work_dir: str | None = None):
         self.split, self.granularity, self.row = split, granularity, row
         self.path = format.shard_path(split, granularity, row)
-        self._url = storage.join(root, self.path)
+        self._root, self._url = root, storage.join(root, self.path)
         self._sidecar_url = storage.join(root, format.sidecar_path(self.path))
         self._temporary = self._temporary_path(work_dir)
         self._file = open(self._temporary, "xb")
@@ -109,13 +109,16 @@ class ShardWriter:
 
     def close(self) -> dict | None:
         """Verify and publish: the tar, then its sidecar. Returns what the commit record says of the shard, or None
-        (and publishes nothing) when no sample succeeded."""
+        (and publishes nothing) when no sample succeeded. FileExistsError where the row has a commit record by now: its
+        tars are never replaced."""
         if not self._samples:
             self._discard()
             return None
         self._write(tar.END)
         self._file.close()
         self._verify()
+        if storage.exists(storage.join(self._root, format.commit_path(self.row))):
+            raise FileExistsError(f"{self._url}: its row was committed meanwhile")
         sidecar = parquet_bytes(pa.Table.from_pylist(self._lines, schema=format.SIDECAR_SCHEMA))
         storage.publish_file(self._temporary, self._url)
         storage.write_bytes_atomic(self._sidecar_url, sidecar)

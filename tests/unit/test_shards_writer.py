@@ -19,7 +19,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import format, reader, storage
+from shards import format, publish, reader, storage
 from shards.tar import scan
 from shards.writer import ShardWriter
 
@@ -141,6 +141,16 @@ def test_equal_samples_give_equal_bytes_wherever_they_are_written(tmp_path_facto
     assert records[0] == records[1] == records[2]
     for path in (records[0]["path"], format.sidecar_path(records[0]["path"])):
         assert (first / path).read_bytes() == (second / path).read_bytes() == storage.read_bytes(f"{remote}/{path}")
+
+
+def test_a_tar_of_a_committed_row_is_not_replaced(tmp_path):
+    """A writer that was overtaken by another run gives way and leaves nothing behind."""
+    write(tmp_path, format.SHORT, 3, [sample()])
+    publish.write_commit(str(tmp_path), 3, {"row": 3, "shards": {}})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="its row was committed meanwhile"):
+        write(tmp_path, format.SHORT, 3, [sample(), sample()])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_headers_hold_no_time_and_no_user(tmp_path):
