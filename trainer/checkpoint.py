@@ -1,7 +1,7 @@
 """Checkpoints of a run and the claim to its output folder.
 
     OUT/run.json                           what the order of samples and the model's shape depend on
-    OUT/checkpoints/step-00001000/         model.safetensors, optimizer.pt and, written last, checkpoint.json
+    OUT/checkpoints/step-00001000/         model.safetensors (and average), optimizer.pt and, last, checkpoint.json
     OUT/model/                             the trained model: save_pretrained's files, and the streams it learned from
 
 Data order and random numbers are functions of (seed, step), so weights, optimiser and the step are the whole state.
@@ -70,14 +70,18 @@ def first_difference(stored, wanted, key: str = "") -> str | None:
     return None if stored == wanted else key
 
 
-def save(output: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
-    """Write the state after `step` steps, whole or not at all, and remove all but the `keep` newest checkpoints."""
+def save(output: Path, step: int, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer, keep: int) -> Path:
+    """Write the state after `step` steps, whole or not at all, and remove all but the `keep` newest checkpoints.
+
+    `models`: file name -> what is saved as NAME.safetensors ("model", and "average" where there is one).
+    """
     folder = output / "checkpoints"
     final, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, temporary / "model.safetensors")
+    for name, model in models.items():
+        weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        save_file(weights, temporary / f"{name}.safetensors")
     torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
     sizes = {}
     for path in temporary.iterdir():
@@ -97,12 +101,15 @@ def newest(output: Path) -> Path | None:
     return (_whole(output) or [None])[-1]
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load(path: Path, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
     """Restore weights and optimiser from a checkpoint; returns the number of steps done.
 
     Rates and decay stay as they are now: those of the config, which may have changed since.
     """
-    model.load_state_dict(load_file(path / "model.safetensors"))
+    for name, model in models.items():
+        if not (path / f"{name}.safetensors").exists():
+            raise UserError(f"optim.ema_decay: {path} has no average of the weights; set it back to 0")
+        model.load_state_dict(load_file(path / f"{name}.safetensors"))
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))

@@ -1,4 +1,4 @@
-"""The parts of a training loop: a step, the line that tells of it, the signal that ends it."""
+"""The parts of a training loop around its steps: the line that tells of them, the signal that ends it."""
 
 import json
 import os
@@ -12,13 +12,10 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import nn
 from tqdm import tqdm
 
 from trainer.config import PretrainConfig
-from trainer.data_config import StreamConfig
-from trainer.losses import LossConfig, contrastive_loss, global_mean
-from trainer.order import derive_key
+from trainer.step import StepResult
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
@@ -39,52 +36,6 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             file=sys.stderr,
         )
     return accelerator
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Random numbers of the model as a function of (seed, step, rank), so that a resumed run draws the same."""
-    torch.manual_seed(derive_key(seed, "model", step, rank))
-
-
-@dataclass
-class StepResult:
-    losses: dict[str, float]  # text view -> loss of the global batch
-    grad_norm: float
-    scale: float  # 1 / temperature
-    finite: bool  # whether the gradients were, and so whether the weights moved
-
-
-def training_step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch,
-    stream: StreamConfig,
-    loss_config: LossConfig,
-    clip_norm: float,
-) -> StepResult:
-    """Forward, backward, update. The loss is the sum over the stream's text views; without finite gradients the
-    weights stay as they are."""
-    device = accelerator.device
-    texts = {view: (text.tokens.to(device), text.mask.to(device)) for view, text in batch.texts.items()}
-    frame_mask = batch.frame_mask.to(device)
-    with accelerator.autocast():
-        out = model(batch.frames.to(device, non_blocking=True), frame_mask, texts, stream.iter)
-    losses = {}
-    for view, (_, mask) in texts.items():
-        valid = frame_mask.any(dim=1) & mask.any(dim=1)
-        text_id = batch.texts[view].text_id.to(device)
-        pair = out["video"], out["texts"][view], text_id, valid
-        losses[view] = contrastive_loss(*pair, out["scale"], out["bias"], loss_config)
-    accelerator.backward(sum(losses.values()))
-    norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    values = global_mean(torch.stack(list(losses.values()))).tolist()
-    # The gradients are the same on all ranks by now, so all ranks agree.
-    finite = bool(torch.isfinite(norm))
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(dict(zip(losses, values, strict=True)), float(norm), float(out["scale"].detach()), finite)
 
 
 def end_diverged(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:

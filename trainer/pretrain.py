@@ -11,9 +11,10 @@ from shards.errors import UserError
 from shards.reader import open_dataset
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
-from trainer.loop import Journal, StopSignal, create_accelerator, end_diverged, seed_step, training_step
+from trainer.loop import Journal, StopSignal, create_accelerator, end_diverged
 from trainer.models.gexia import GexiaModel
-from trainer.optim import create_optimizer, lr_share, set_lr
+from trainer.optim import Average, create_optimizer, lr_share, set_lr
+from trainer.step import seed_step, training_step
 from trainer.stream import Streams
 
 
@@ -26,19 +27,20 @@ def pretrain(config: PretrainConfig) -> None:
     identity = run_identity(config, [dataset.manifest["digest"] for dataset in datasets])
     newest = checkpoint.claim(output, identity, config.resume)
 
-    seed_step(config.seed, -1, rank=0)
+    seed_step(config.seed, -1, 0)
     model = create_model(config)
     ranks = accelerator.process_index, accelerator.num_processes
     with Streams(datasets, config.streams, config.loader, config.seed, *ranks, model.tokenizer()) as streams:
         accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
         if accelerator.is_main_process:
             checkpoint.write_identity(output, identity)
-        optimizer = create_optimizer(model, config.optim)
-        done = checkpoint.load(newest, model, optimizer) if newest else 0
+        optimizer = create_optimizer(model, config.optim, config.model.tower_inits())
+        average = Average(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        done = checkpoint.load(newest, weights(model, average), optimizer) if newest else 0
         accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
-        finished = done >= config.steps or train(config, accelerator, model, optimizer, streams, done)
+        finished = done >= config.steps or train(config, accelerator, model, average, optimizer, streams, done)
     if finished and accelerator.is_main_process:
-        print(f"saved {checkpoint.export(output, model, identity['streams'])}")
+        print(f"saved {checkpoint.export(output, average.model if average else model, identity['streams'])}")
 
 
 def create_model(config: PretrainConfig) -> GexiaModel:
@@ -52,12 +54,23 @@ def create_model(config: PretrainConfig) -> GexiaModel:
         model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
-    return model.train()
+    return model
 
 
-def train(config: PretrainConfig, accelerator, model, optimizer, streams: Streams, done: int) -> bool:
+def weights(model: GexiaModel, average: Average | None) -> dict[str, GexiaModel]:
+    """What a checkpoint keeps the weights of, by file name."""
+    return {"model": model} | ({"average": average.model} if average else {})
+
+
+def train(
+    config: PretrainConfig, accelerator, model, average: Average | None, optimizer, streams: Streams, done: int
+) -> bool:
     """The loop: from step `done` to the end, or until a stop signal; returns whether it reached the end."""
-    output, plain_model = Path(config.output), model
+    output, plain_model = Path(config.output), model.train()
+    if config.compile:
+        model.compile_parts()
+    if average:
+        average.model.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
     with (
         Journal(accelerator, config, done) as journal,
@@ -71,18 +84,19 @@ def train(config: PretrainConfig, accelerator, model, optimizer, streams: Stream
 
             share = lr_share(step, config.optim.warmup, config.steps)
             set_lr(optimizer, share)
-            seed_step(config.seed, step, accelerator.process_index)
             stream = config.streams[batch.stream]
-            result = training_step(accelerator, model, optimizer, batch, stream, config.loss, config.optim.clip_norm)
+            result = training_step(accelerator, model, optimizer, batch, stream, config)
             if not result.finite:
                 end_diverged(accelerator, output, batch, result)
+            if average:
+                average.update(plain_model, step)
             journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
 
             stopping, due = stop.agree()
             last = step + 1 == config.steps
             if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
                 if accelerator.is_main_process:
-                    checkpoint.save(output, step + 1, plain_model, optimizer, config.checkpoint.keep)
+                    checkpoint.save(output, step + 1, weights(plain_model, average), optimizer, config.checkpoint.keep)
                 accelerator.wait_for_everyone()
                 stop.saved()
             if stopping and not last:

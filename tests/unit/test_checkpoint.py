@@ -15,11 +15,13 @@ def trained(seed: int, steps: int = 3):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    advance(model, optimizer, steps)
-    return model, optimizer
+    models = {"model": model}
+    advance(models, optimizer, steps)
+    return models, optimizer
 
 
-def advance(model, optimizer, steps: int):
+def advance(models, optimizer, steps: int):
+    model = models["model"]
     for _ in range(steps):
         optimizer.zero_grad()
         model(torch.randn(5, 4)).square().sum().backward()
@@ -34,7 +36,7 @@ def test_a_loaded_run_goes_on_as_the_saved_one(tmp_path):
     for m, o in ((model, optimizer), (other_model, other_optimizer)):
         torch.manual_seed(9)
         advance(m, o, 4)
-    for mine, theirs in zip(model.parameters(), other_model.parameters(), strict=True):
+    for mine, theirs in zip(model["model"].parameters(), other_model["model"].parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -50,7 +52,7 @@ def test_other_frozen_parameters_than_the_checkpoints_are_refused(tmp_path):
     path = checkpoint.save(tmp_path, 3, *trained(0), keep=2)
     model, _ = trained(1)
     with pytest.raises(UserError, match="optim"):
-        checkpoint.load(path, model, torch.optim.AdamW(model[0].parameters()))
+        checkpoint.load(path, model, torch.optim.AdamW(model["model"][0].parameters()))
 
 
 def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
@@ -118,3 +120,10 @@ def test_a_claimed_folder_without_resume_or_with_a_broken_claim_is_refused(tmp_p
     (tmp_path / "run.json").write_text(json.dumps(IDENTITY)[:-3])
     with pytest.raises(UserError, match="run.json"):
         checkpoint.claim(tmp_path, IDENTITY, resume=True)
+
+
+def test_a_run_that_starts_to_average_midway_is_refused(tmp_path):
+    models, optimizer = trained(0)
+    path = checkpoint.save(tmp_path, 3, models, optimizer, keep=2)
+    with pytest.raises(UserError, match="ema_decay"):
+        checkpoint.load(path, {**models, "average": models["model"]}, optimizer)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trainer.models.gexia import GexiaModel
-from trainer.optim import OptimConfig, create_optimizer, lr_share, set_lr
+from trainer.optim import Average, OptimConfig, create_optimizer, lr_share, set_lr
 
 ARCH = {
     "embed_dim": 16,
@@ -73,3 +73,43 @@ def test_frozen_parameters_stay():
     (m.logit_scale * 2 + m.image_tower.visual.proj.sum()).backward()
     optimizer.step()
     assert torch.equal(before, m.image_tower.visual.proj) and m.image_tower.visual.proj.grad is None
+
+
+@pytest.mark.parametrize("timm", [False, True])
+def test_a_fine_tuned_towers_rate_falls_with_every_layer(timm):
+    vision = ARCH["vision_cfg"] | {"layers": 3}
+    if timm:
+        vision = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "linear"}
+    m = GexiaModel(ARCH | {"vision_cfg": vision}, (0.5,) * 3, (0.5,) * 3, heads=2)
+    config = OptimConfig(lr=1.0, towers_lr=0.1, layer_decay=0.5)
+    rates = {name: group["lr"] for name, group in groups_by_name(m, config).items()}
+    image = {name: lr for name, lr in rates.items() if name.startswith("image_tower")}
+    blocks = sorted({lr for name, lr in image.items() if "blocks." in name})
+    count = len(blocks)
+    assert blocks == pytest.approx([0.1 * 0.5 ** (count - i) for i in range(count)]) and count > 1
+    after = ("ln_post", "visual.proj", "head", "trunk.norm", "fc_norm")
+    assert {lr for name, lr in image.items() if any(part in name for part in after)} == {0.1}
+    outside = {lr for name, lr in image.items() if "blocks." not in name and not any(part in name for part in after)}
+    assert list(outside) == pytest.approx([0.1 * 0.5 ** (count + 1)])
+    assert rates["text_tower.text.text_projection"] == 0.1 and rates["video_iam.to_key.weight"] == 1.0
+
+
+def test_a_tower_from_scratch_has_the_new_modules_rate():
+    m, config = model(), OptimConfig(lr=1.0, towers_lr=0.1)
+    optimizer = create_optimizer(m, config, {"image_tower": "scratch", "text_tower": "finetune"})
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in m.image_tower.parameters()} == {1.0}
+    assert {rates[id(p)] for p in m.text_tower.parameters()} == {0.1}
+
+
+def test_the_average_of_weights_follows_the_plain_formula():
+    m = nn.Linear(3, 2)
+    average, expected = Average(m, 0.5), m.weight.detach().clone()
+    for step in range(20):
+        with torch.no_grad():
+            m.weight.add_(torch.randn_like(m.weight))
+        average.update(m, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * m.weight.detach()
+    torch.testing.assert_close(average.model.weight, expected)
+    assert not average.model.weight.requires_grad

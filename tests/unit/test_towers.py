@@ -168,10 +168,53 @@ def test_what_cannot_be_built_is_refused_in_one_line(name, pretrained, words, mo
     assert "\n" not in str(error.value)
 
 
-def test_openai_weights_in_a_gelu_model_are_refused_with_the_remedy(tmp_path):
+def test_a_local_file_that_may_be_openais_in_a_gelu_model_is_warned_of(tmp_path, capsys):
     torch.save(open_clip.model.CLIP(**CLIP).state_dict(), tmp_path / "openai.pt")
-    with pytest.raises(UserError, match="quickgelu"):
-        build(CLIP, tmp_path, pretrained=str(tmp_path / "openai.pt"))
+    build(CLIP, tmp_path, pretrained=str(tmp_path / "openai.pt"))
+    assert "quickgelu" in capsys.readouterr().err
+    build(CLIP | {"quick_gelu": True}, tmp_path, pretrained=str(tmp_path / "openai.pt"))
+    assert not capsys.readouterr().err
+
+
+def test_openais_tag_in_a_gelu_model_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, **_: tensor)
+    with pytest.raises(UserError, match="ViT-B-32-quickgelu"):
+        GexiaModel.create(ModelConfig(name="ViT-B-32", pretrained="openai"))
+
+
+def test_each_tower_starts_as_its_init_says(tmp_path):
+    source = open_clip.model.CustomTextCLIP(**CLIP)
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    options = {"pretrained": str(tmp_path / "weights.pt"), "image_init": "frozen", "text_init": "scratch"}
+    model = build(CLIP, tmp_path, **options).train()
+    assert torch.equal(model.image_tower.visual.proj, source.visual.proj)
+    assert not torch.equal(model.text_tower.text.text_projection, source.text.text_projection)
+    assert not any(p.requires_grad for p in model.image_tower.parameters()) and not model.image_tower.training
+    assert all(p.requires_grad for p in model.text_tower.parameters()) and model.text_tower.training
+    for init in ("frozen", "finetune"):
+        with pytest.raises(UserError, match="model.text_init"):
+            build(CLIP, tmp_path, text_init=init)
+
+
+@pytest.mark.parametrize("arch, size", [(CLIP, 32), (SIGLIP, 160)])
+@pytest.mark.parametrize("grid", [0, 2])
+def test_towers_and_iams_compile_to_one_graph_each(arch, size, grid, tmp_path):
+    """`fullgraph` raises at a graph break; the eager backend runs what was captured."""
+    model = moved(build(arch, tmp_path, frame_grid=grid))
+    tokens, mask = clip_tokens(5, 9), torch.ones(2, 3, dtype=torch.bool)
+    images = frames(size=size).flatten(0, 1)
+    torch._dynamo.reset()
+
+    def check(part, *arguments):
+        expected = part(*arguments)
+        torch.testing.assert_close(torch.compile(part, fullgraph=True, backend="eager")(*arguments), expected)
+        return expected
+
+    dense = check(model.image_tower, images, True).unflatten(0, (2, 3))
+    check(model.text_tower, tokens)
+    dense_mask, keys = mask[:, :, None].expand(dense.shape[:3]), torch.arange(2)
+    for iterations in (0, 1, 3):
+        check(model.video_iam, dense[:, :, 0], mask, dense, dense_mask, iterations, keys)
 
 
 def test_architecture_is_open_clips_own():

@@ -1,12 +1,19 @@
 """The GEXIA model: local encoders, one IAM a branch, and a temperature."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from shards.errors import UserError
+
 from .iam import IAM
 from .towers import ImageTower, TextTower, architecture, create_tokenizer, create_towers, default_pixels, load_weights
+
+
+# scratch: random weights, the new modules' rate; frozen: pretrained and never changed; finetune: the towers' rate.
+TowerInit = Literal["scratch", "frozen", "finetune"]
 
 
 @dataclass
@@ -14,7 +21,9 @@ class ModelConfig:
     """What a run's model is made of. Width, latents and dense features of the IAM are ours, not the paper's."""
 
     name: str = "ViT-B-32-quickgelu"  # an open_clip model, or a .json file in open_clip's form
-    pretrained: str | None = None  # open_clip tag or weights file; null: from scratch
+    pretrained: str | None = None  # open_clip tag or weights file, for the towers that are not `scratch`
+    image_init: TowerInit | None = None  # null: finetune with `pretrained`, scratch without
+    text_init: TowerInit | None = None
     patch_dropout: float = 0.0  # fraction of a frame's patches that a training step leaves out
     frame_grid: int = 0  # each frame also gives grid × grid pooled patch tokens; 0: its global token alone
     latents: int = 1
@@ -22,6 +31,15 @@ class ModelConfig:
     mlp_ratio: float = 4.0  # of the IAM
     dropout: float = 0.0  # of the IAM
     positions: int = 64  # most frames or sentences that one sample may have
+
+    def tower_inits(self) -> dict[str, TowerInit]:
+        """Name of each tower in the model -> its init. UserError for one that needs weights where none are named."""
+        default = "finetune" if self.pretrained else "scratch"
+        found = {"image_tower": self.image_init or default, "text_tower": self.text_init or default}
+        for name, init in found.items():
+            if init != "scratch" and not self.pretrained:
+                raise UserError(f"model.{name.split('_')[0]}_init: {init} needs model.pretrained")
+        return found
 
 
 class GexiaModel(nn.Module, PyTorchModelHubMixin):
@@ -57,42 +75,60 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
     @classmethod
     def create(cls, config: ModelConfig) -> "GexiaModel":
         """A new model, its towers from scratch or with open_clip's weights."""
+        inits = config.tower_inits()
         arch = architecture(config.name)
         pixels = default_pixels(arch)
         source = None
-        if config.pretrained:
+        if set(inits.values()) != {"scratch"}:
             source = create_towers(arch)
             pixels |= load_weights(source, config.name, config.pretrained)
         if config.patch_dropout:
             arch["vision_cfg"]["patch_dropout"] = config.patch_dropout
-        towers_only = {"name", "pretrained", "patch_dropout"}
+        towers_only = {"name", "pretrained", "image_init", "text_init", "patch_dropout"}
         options = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in towers_only}
         model = cls(arch, tuple(pixels["mean"]), tuple(pixels["std"]), **options)
         if source:
-            model.image_tower.visual.load_state_dict(source.visual.state_dict())
-            model.text_tower.text.load_state_dict(source.text.state_dict())
+            if inits["image_tower"] != "scratch":
+                model.image_tower.visual.load_state_dict(source.visual.state_dict())
+            if inits["text_tower"] != "scratch":
+                model.text_tower.text.load_state_dict(source.text.state_dict())
             model.logit_scale, model.logit_bias = source.logit_scale, source.logit_bias
+        for name, init in inits.items():
+            model.get_submodule(name).requires_grad_(init != "frozen")
         return model
+
+    def train(self, mode: bool = True) -> "GexiaModel":
+        """As every module's, but a frozen tower stays as it is in evaluation: nothing dropped, no statistics."""
+        super().train(mode)
+        for tower in (self.image_tower, self.text_tower):
+            if not any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.eval()
+        return self
+
+    def compile_parts(self) -> None:
+        """Compile towers and IAMs in place; each is one graph."""
+        for part in (self.image_tower, self.text_tower, self.video_iam, self.text_iam):
+            part.compile()
 
     def tokenizer(self):
         """Callable on a list of texts, int64 [N, context_length]."""
         return create_tokenizer(self.architecture)
 
-    def encode_video(self, frames: Tensor, frame_mask: Tensor, iterations: int) -> Tensor:
-        """uint8 [B, T, 3, H, W], bool [B, T] -> [B, D], normalised."""
+    def encode_video(self, frames: Tensor, frame_mask: Tensor, iterations: int, keys: Tensor | None = None) -> Tensor:
+        """uint8 [B, T, 3, H, W], bool [B, T] -> [B, D], normalised. `keys`: see `forward`."""
         tokens = self.image_tower(frames.flatten(0, 1), with_grid=iterations > 0).unflatten(0, frames.shape[:2])
         dense_mask = frame_mask[:, :, None].expand(tokens.shape[:3])
-        return self.video_iam(tokens[:, :, 0], frame_mask, tokens, dense_mask, iterations)
+        return self.video_iam(tokens[:, :, 0], frame_mask, tokens, dense_mask, iterations, keys)
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, iterations: int) -> Tensor:
-        """int64 [B, S, L] (each sentence on its own), bool [B, S] -> [B, D], normalised."""
+    def encode_text(self, tokens: Tensor, mask: Tensor, iterations: int, keys: Tensor | None = None) -> Tensor:
+        """int64 [B, S, L] (each sentence on its own), bool [B, S] -> [B, D], normalised. `keys`: see `forward`."""
         rows = self.text_tower.trim(tokens[mask])
         pooled, features = self.text_tower(rows)
         units = _scatter(pooled, mask)
         if iterations == 0:
             return self.text_iam(units, mask, units[:, :, None], mask[:, :, None], 0)
         dense_mask = _scatter(self.text_tower.token_mask(rows), mask)
-        return self.text_iam(units, mask, _scatter(features, mask), dense_mask, iterations)
+        return self.text_iam(units, mask, _scatter(features, mask), dense_mask, iterations, keys)
 
     def similarity(self, video: Tensor, text: Tensor) -> Tensor:
         """[Nv, D], [Nt, D] -> [Nv, Nt], cosines."""
@@ -104,6 +140,7 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
         frame_mask: Tensor,
         texts: dict[str, tuple[Tensor, Tensor]],
         iterations: dict[str, int],
+        keys: Tensor | None = None,
     ) -> dict:
         """One training step's embeddings; everything trainable is used here and nowhere else.
 
@@ -111,12 +148,15 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
             frames: uint8 [B, T, 3, H, W], with `frame_mask` bool [B, T].
             texts: view -> (tokens [B, S, L], mask [B, S]). The video is encoded once for all views.
             iterations: `#iter` of "video" and of every view.
+            keys: of the IAMs' dropout, int64 [B]; None: no dropout.
 
         Returns {"video": [B, D], "texts": {view: [B, D]}, "scale": scalar, "bias": scalar or None}.
         """
+        own_keys = [None if keys is None else keys + i for i in range(1 + len(texts))]
+        views = zip(texts.items(), own_keys[1:], strict=True)
         return {
-            "video": self.encode_video(frames, frame_mask, iterations["video"]),
-            "texts": {view: self.encode_text(*text, iterations[view]) for view, text in texts.items()},
+            "video": self.encode_video(frames, frame_mask, iterations["video"], own_keys[0]),
+            "texts": {view: self.encode_text(*text, iterations[view], own) for (view, text), own in views},
             # Results, not the parameters themselves: DDP takes a bare parameter among the outputs for an unused one.
             "scale": self.logit_scale.exp(),
             "bias": None if self.logit_bias is None else self.logit_bias + 0,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from shards.errors import UserError
 
+from .dropout import dropout
+
 
 class IAM(nn.Module):
     """`#iter` rounds of cross-attention from a few latents to the dense features, all with the same weights.
@@ -44,7 +46,15 @@ class IAM(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, units: Tensor, unit_mask: Tensor, dense: Tensor, dense_mask: Tensor, iterations: int) -> Tensor:
+    def forward(
+        self,
+        units: Tensor,
+        unit_mask: Tensor,
+        dense: Tensor,
+        dense_mask: Tensor,
+        iterations: int,
+        keys: Tensor | None = None,
+    ) -> Tensor:
         """One embedding a row.
 
         Args:
@@ -53,18 +63,19 @@ class IAM(nn.Module):
             dense: their dense features, [B, N, M, D]; not read when `iterations` is 0.
             dense_mask: bool [B, N, M].
             iterations: `#iter`, at least 0.
+            keys: of the dropout, int64 [B]; None: no dropout.
 
         Returns [B, D] of length 1; a row without any unit gives zeros (and later what the biases make of them).
         """
         start = mean_pool(units, unit_mask)
         if iterations == 0:
             return F.normalize(start, dim=-1)
-        keys, values = self._keys_values(dense)
+        keys_values = self._keys_values(dense)
         mask = (dense_mask & unit_mask[:, :, None]).flatten(1)
         state = start[:, None].expand(-1, len(self.query_embedding), -1)
-        for _ in range(iterations):
-            state = state + self._attend(state, keys, values, mask)
-            state = state + self._mlp(state)
+        for i in range(iterations):
+            state = state + dropout(self._attend(state, keys_values, mask), self.dropout, keys, 2 * i)
+            state = state + dropout(self._mlp(state), self.dropout, keys, 2 * i + 1)
         return F.normalize(state.mean(dim=1), dim=-1)
 
     def _keys_values(self, dense: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,17 +87,14 @@ class IAM(nn.Module):
         x = x.flatten(1, 2)
         return self._split(self.to_key(x)), self._split(self.to_value(x))
 
-    def _attend(self, state: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, state: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         query = self._split(self.to_query(self.attention_norm(state) + self.query_embedding))
         some = mask.any(dim=1)[:, None]  # a row with nothing to see attends to everything, and the result is dropped
-        seen = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=(mask | ~some)[:, None, None], dropout_p=self.dropout * self.training
-        )
-        merged = seen.transpose(1, 2).flatten(2) * some[:, :, None]
-        return F.dropout(self.attention_out(merged), self.dropout, self.training)
+        seen = F.scaled_dot_product_attention(query, *keys_values, attn_mask=(mask | ~some)[:, None, None])
+        return self.attention_out(seen.transpose(1, 2).flatten(2) * some[:, :, None])
 
     def _mlp(self, state: Tensor) -> Tensor:
-        return F.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(state)))), self.dropout, self.training)
+        return self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(state))))
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, heads, N, D / heads]."""

@@ -5,6 +5,7 @@ model needs no registry to be built again.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import open_clip
@@ -57,10 +58,16 @@ def load_weights(model: CustomTextCLIP, name: str, pretrained: str) -> dict:
     Raises UserError for weights that are not found or do not fit.
     """
     tag = open_clip.get_pretrained_cfg(name, pretrained)
-    quick_gelu = tag.get("quick_gelu", False) or "openai" in Path(pretrained).name.lower()
-    if quick_gelu and any(isinstance(module, nn.GELU) for module in model.modules()):
+    has_gelu = any(isinstance(module, nn.GELU) for module in model.modules())
+    if tag.get("quick_gelu") and has_gelu:
         raise UserError(
             f"model.pretrained: {pretrained} was trained with QuickGELU, {name} has GELU; set model.name to {name}-quickgelu"
+        )
+    if not tag and "openai" in Path(pretrained).name.lower() and has_gelu:
+        print(
+            f"warning: model.pretrained: {pretrained} looks like OpenAI's weights, which were trained with QuickGELU, and "
+            f"{name} has GELU; if they are, set model.name to {name}-quickgelu",
+            file=sys.stderr,
         )
     if not tag and not Path(pretrained).is_file():
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
