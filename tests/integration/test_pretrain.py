@@ -114,10 +114,11 @@ def kill_all(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def one_and_two_ranks(home) -> dict[int, Path]:
-    """Six steps on 1 rank and on 2, of the same global batches."""
+    """Six steps on 1 rank and, in chunks, on 2, of the same global batches, dropout on."""
     outputs = {ranks: home / f"ranks-{ranks}" for ranks in (1, 2)}
-    config = ["--config", home / "config.yaml", "--steps", 6]
-    running = [launch("pretrain.py", ranks, *config, "--output", output) for ranks, output in outputs.items()]
+    config = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--steps", 6]
+    chunks = {1: [], 2: ["--grad_cache_chunk", 1]}
+    running = [launch("pretrain.py", n, *config, *chunks[n], "--output", output) for n, output in outputs.items()]
     for process in running:
         finish(process)
     return outputs
@@ -161,8 +162,10 @@ def test_evaluation_gives_the_same_numbers_on_one_rank_and_two(home, one_and_two
 
 @pytest.mark.timeout(900)
 def test_a_run_that_was_stopped_and_killed_ends_as_an_uninterrupted_one(home):
-    """SIGUSR1 to one of two ranks, then kill -9 of everything; dropout and augmentation on. Worker processes do not matter."""
+    """SIGUSR1 to one of two ranks, then kill -9 of everything; dropout, augmentation and the average of the weights on.
+    Worker processes do not matter."""
     common = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--model.patch_dropout", 0.3, "--steps", 20]
+    common += ["--optim.ema_decay", 0.9]
     calm, shaken = home / "calm", home / "shaken"
     calm_run = launch("pretrain.py", 2, *common, "--output", calm, "--loader.workers", 0)
     first = launch("pretrain.py", 2, *common, "--output", shaken)
