@@ -18,7 +18,7 @@ from trainer.models.gexia import ModelConfig
 from trainer.optim import OptimConfig
 
 # Keys of `loader` that change how fast samples come, not which.
-SPEED_KEYS = {"workers", "prefetch", "read_seconds", "stall_seconds", "max_failures"}
+SPEED_KEYS = {"workers", "prefetch", "read_seconds", "stall_seconds", "cache_dir", "cache_gb", "max_failures"}
 
 
 @dataclass

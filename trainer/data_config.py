@@ -32,4 +32,6 @@ class DataConfig:
     prefetch: int = 4  # batches decoded ahead
     read_seconds: float = 60.0  # a read that takes longer is tried again, then given up
     stall_seconds: float = 300.0  # without any progress, then the run ends
+    cache_dir: str | None = None  # local folder for what is read from URLs, shared by all ranks and runs; null: none
+    cache_gb: float = 50.0  # that the folder may hold
     max_failures: int = 1000  # samples a rank may replace, then the run ends

@@ -8,6 +8,7 @@ import numpy as np
 from shards import format, storage
 from shards.errors import DatasetError
 from shards.reader import Dataset, Shard, index_tar
+from trainer.tars import Tar
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Index:
 
     def __init__(self, shards: list[tuple[Dataset, Shard]], first: int = 0):
         self.shards, self.first = shards, first
-        self.urls = [dataset.shard_url(shard) for dataset, shard in shards]
+        self.tars = [Tar(dataset.shard_url(shard), shard.bytes, shard.sha256) for dataset, shard in shards]
         self._spans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def spans(self, shards: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,9 +42,9 @@ class Index:
     def check_sizes(self) -> None:
         """Warn of tars whose size is not the manifest's; their unreadable samples will be replaced and counted."""
         with ThreadPoolExecutor(_THREADS) as threads:
-            for url, (_, shard), size in zip(self.urls, self.shards, threads.map(_size, self.urls)):
-                if size != shard.bytes:
-                    logger.warning("%s: %s bytes, the manifest says %d", url, size, shard.bytes)
+            for tar, size in zip(self.tars, threads.map(_size, self.tars)):
+                if size != tar.length:
+                    logger.warning("%s: %s bytes, the manifest says %d", tar.url, size, tar.length)
 
     def _load(self, shards: np.ndarray) -> None:
         missing = [int(shard) for shard in shards if int(shard) not in self._spans]
@@ -62,19 +63,19 @@ class Index:
             logger.warning("%s; its tar is scanned instead", error)
             table = self._scan(number)
         if len(table) != shard.samples:
-            logger.warning("%s: %d samples, the manifest says %d", self.urls[number], len(table), shard.samples)
+            logger.warning("%s: %d samples, the manifest says %d", self.tars[number].url, len(table), shard.samples)
         return table["offset"].to_numpy(), table["size"].to_numpy()
 
     def _scan(self, number: int):
         try:
-            return index_tar(self.urls[number])
+            return index_tar(self.tars[number].url)
         except DatasetError as error:
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
 
 
-def _size(url: str) -> int | None:
+def _size(tar: Tar) -> int | None:
     try:
-        return storage.size(url)
+        return storage.size(tar.url)
     except OSError:
         return None

@@ -25,6 +25,7 @@ import torch
 from shards.errors import UserError
 from trainer.data_config import DataConfig
 from trainer.plan import BatchPlan, Key
+from trainer.tars import Tars
 from trainer.work import ByteStore, DecodeTask, Progress, ReadTask, Row, Window, decode_row, read_window, unpack_row
 from trainer.worker import READY, THREADS, progress_cells
 
@@ -69,13 +70,13 @@ class _Process:
     load: int = 0  # rows and windows in those tasks
 
 
-def run_inline(plans: Iterator[BatchPlan], urls: list[str]) -> Iterator[Output]:
+def run_inline(plans: Iterator[BatchPlan], tars: Tars) -> Iterator[Output]:
     """Do all work in this process, one batch at a time."""
     store, windows = ByteStore(), {}
 
     def fetch(window: Window) -> Window:
         window.base = store.allocate(window.nbytes)
-        window.failed = read_window(window, urls, store)
+        window.failed = read_window(window, tars, store)
         return window
 
     def decode(plan: BatchPlan, row: int, out: np.ndarray) -> Row:
@@ -108,8 +109,8 @@ class Pool:
     the main process.
     """
 
-    def __init__(self, urls: list[str], data: DataConfig, slot_bytes: int):
-        self._urls, self._data = urls, data
+    def __init__(self, tars: Tars, data: DataConfig, slot_bytes: int):
+        self._tars, self._data = tars, data
         head = mmap.PAGESIZE * (1 + data.workers * THREADS * Progress.SIZE * 8 // mmap.PAGESIZE)
         self._slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         slots = data.prefetch + _SPARE_SLOTS
@@ -239,7 +240,7 @@ class Pool:
         command = [sys.executable, "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
         process = subprocess.Popen(command, pass_fds=fds, env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
-        ours.send(self._urls)
+        ours.send(self._tars)
         progress = [Progress(cells) for cells in self._cells[number]]
         return _Process(process, ours, progress, heard=time.monotonic())
 
@@ -360,9 +361,9 @@ class Pool:
 
     def _place(self, task: ReadTask | DecodeTask, detail: int) -> str:
         if isinstance(task, ReadTask):
-            return f"reading {self._urls[detail]}"
+            return f"reading {self._tars.url(detail)}"
         key, draw = _drawn(task, detail)
-        return f"decoding a sample of {self._urls[task.windows[key].shards[draw]]}"
+        return f"decoding a sample of {self._tars.url(task.windows[key].shards[draw])}"
 
     def _dump_stacks(self) -> None:
         for worker in self._workers:

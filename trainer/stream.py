@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from shards import format
+from shards.cache import RangeCache
 from shards.errors import UserError
 from shards.reader import Dataset, Shard
 from trainer.data_config import DataConfig, StreamConfig
@@ -20,6 +21,7 @@ from trainer.index import Index
 from trainer.order import Order, Stream
 from trainer.plan import BatchPlan, evaluation_plans, training_plans
 from trainer.pool import Pool, run_inline
+from trainer.tars import Tar, Tars
 from trainer.texts import TextBatch, TextEncoder, Tokenizer
 from trainer.work import Row
 
@@ -68,13 +70,13 @@ class Streams:
         self._rank, self._world_size = rank, world_size
         self._indices: dict[str, list[Index]] = {}
         self._recipes: dict[str, Recipe] = {}
-        streams, urls = [], []
+        streams, tars = [], []
         for name, config in configs.items():
             parts, weights = _parts(name, config, datasets, data, needs_text=not fields)
             self._indices[name] = []
             for shards in parts:
-                self._indices[name].append(Index(shards, first=len(urls)))
-                urls += self._indices[name][-1].urls
+                self._indices[name].append(Index(shards, first=len(tars)))
+                tars += self._indices[name][-1].tars
             streams.append(_order(name, config, parts, weights, data, seed))
             streams[-1].rank_lanes(rank, world_size)
             self._recipes[name] = Recipe(
@@ -93,16 +95,16 @@ class Streams:
             index.check_sizes()
         rows = {name: config.batch // world_size for name, config in configs.items()}
         largest = max(rows[name] * config.frames for name, config in configs.items())
-        self._assemble = _Assembler(tokenizer, data.max_failures, urls)
-        self._urls = urls
-        self._pool = Pool(urls, data, largest * data.size**2 * 3) if data.workers else None
+        self._tars = _tars(tars, data)
+        self._assemble = _Assembler(tokenizer, data.max_failures, self._tars)
+        self._pool = Pool(self._tars, data, largest * data.size**2 * 3) if data.workers else None
 
     def batches(self, start_step: int, steps: int) -> Iterator[Batch]:
         """The rank's batches of the steps [start_step, start_step + steps), each step's the same whatever the start."""
         plans = training_plans(
             self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps
         )
-        for output in self._pool.run(plans) if self._pool else run_inline(plans, self._urls):
+        for output in self._pool.run(plans) if self._pool else run_inline(plans, self._tars):
             yield self._assemble(*output)
 
     @property
@@ -146,11 +148,12 @@ def evaluation_batches(
         raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
     index.check_sizes()
     recipe = Recipe(granularity, tuple(views), frames, data.size, False, False, seed=0, fields=fields, required=required)
-    assemble = _Assembler(tokenizer, data.max_failures, index.urls)
+    tars = _tars(index.tars, data)
+    assemble = _Assembler(tokenizer, data.max_failures, tars)
     plans = evaluation_plans(index, recipe, batch, rank, world_size, granularity)
-    pool = Pool(index.urls, data, batch * frames * data.size**2 * 3) if data.workers else None
+    pool = Pool(tars, data, batch * frames * data.size**2 * 3) if data.workers else None
     try:
-        for plan, pixels, rows in pool.run(plans) if pool else run_inline(plans, index.urls):
+        for plan, pixels, rows in pool.run(plans) if pool else run_inline(plans, tars):
             if any(row.decoded for row in rows):
                 yield assemble(plan, pixels, rows)
     finally:
@@ -180,6 +183,10 @@ def _parts(
     return found, data.weights
 
 
+def _tars(tars: list[Tar], data: DataConfig) -> Tars:
+    return Tars(tars, RangeCache(data.cache_dir, int(data.cache_gb * 1e9)) if data.cache_dir else None)
+
+
 def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: int) -> Stream:
     shards = [shard for part in parts for _, shard in part]
     sample_bytes = sum(shard.bytes for shard in shards) / max(1, sum(shard.samples for shard in shards))
@@ -198,8 +205,8 @@ def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: i
 class _Assembler:
     """Decoded rows -> Batch; counts what failed."""
 
-    def __init__(self, tokenizer: Tokenizer, max_failures: int, urls: list[str]):
-        self._encode, self._max_failures, self._urls = TextEncoder(tokenizer), max_failures, urls
+    def __init__(self, tokenizer: Tokenizer, max_failures: int, tars: Tars):
+        self._encode, self._max_failures, self._tars = TextEncoder(tokenizer), max_failures, tars
         self.failures: Counter = Counter()
 
     def __call__(self, plan: BatchPlan, frames: torch.Tensor, rows: list[Row]) -> Batch:
@@ -225,7 +232,7 @@ class _Assembler:
     def _count(self, row: Row, plan: BatchPlan) -> None:
         if row.failure is None:
             return
-        kind, url = where = row.failure.kind, self._urls[row.failure.shard]
+        kind, url = where = row.failure.kind, self._tars.url(row.failure.shard)
         self.failures[where] += 1
         if self.failures[where] == 1:  # one line a kind and shard; the counts tell the rest
             outcome = "replaced" if plan.spare else "left out"

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shards import storage
 from trainer.decode import Decoded, Recipe, SampleError, decode_sample
-
-# Pauses before a failed read is tried again. A file that is missing or too short stays so.
-_RETRY_PAUSES = (0.1, 1.0)
+from trainer.tars import Tars
 
 _PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -61,7 +58,7 @@ class Window:
     """
 
     epoch: int
-    shards: np.ndarray  # int [n]: index into the list of tar URLs
+    shards: np.ndarray  # int [n]: numbers of tars
     offsets: np.ndarray  # int64 [n]: in the tar
     sizes: np.ndarray  # int64 [n]: 0 where the index has no such sample
     base: int = 0
@@ -79,7 +76,7 @@ class Window:
 
 def read_window(
     window: Window,
-    urls: list[str],
+    tars: Tars,
     store: ByteStore,
     skip: dict[int, tuple[str, str]] | None = None,
     watch: Callable[[int], None] = lambda shard: None,
@@ -96,13 +93,13 @@ def read_window(
             if skip and shard in skip:
                 failed.update(dict.fromkeys(run, skip[shard]))
             else:
-                _read_run(window, run, urls, store)
+                _read_run(window, run, tars, store)
         except (OSError, EOFError):
             # Something in the run cannot be read: find out what, and keep the rest.
             for draw in run:
                 watch(shard)
                 try:
-                    _read_run(window, [draw], urls, store)
+                    _read_run(window, [draw], tars, store)
                 except EOFError as error:
                     failed[draw] = ("truncated", str(error))
                 except OSError as error:
@@ -126,22 +123,11 @@ def _runs(window: Window) -> list[list[int]]:
     return runs
 
 
-def _read_run(window: Window, run: list[int], urls: list[str], store: ByteStore) -> None:
+def _read_run(window: Window, run: list[int], tars: Tars, store: ByteStore) -> None:
     first = run[0]
     size = int(window.sizes[run].sum())
-    data = _read_range(urls[window.shards[first]], int(window.offsets[first]), size)
+    data = tars.read(int(window.shards[first]), int(window.offsets[first]), size)
     store.write(window.base + int(window.places[first]), data)
-
-
-def _read_range(url: str, offset: int, size: int) -> bytes:
-    for pause in _RETRY_PAUSES:
-        try:
-            return storage.read_range(url, offset, size)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            time.sleep(pause)
-    return storage.read_range(url, offset, size)
 
 
 @dataclass

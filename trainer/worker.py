@@ -18,6 +18,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from trainer.tars import Tars
 from trainer.work import ByteStore, DecodeTask, Progress, ReadTask, decode_row, pack_row, read_window
 
 READY = -1  # sent in place of a task's number, once at the start
@@ -34,7 +35,7 @@ def progress_cells(slots: mmap.mmap, workers: int) -> np.ndarray:
 class Worker:
     def __init__(self, number: int, workers: int, connection: Connection, store: ByteStore, slots: mmap.mmap):
         self._connection, self._store, self._slots = connection, store, slots
-        self._urls: list[str] = connection.recv()
+        self._tars: Tars = connection.recv()
         self._progress = [Progress(cells) for cells in progress_cells(slots, workers)[number]]
         self._reads, self._decodes, self._send_lock = SimpleQueue(), SimpleQueue(), threading.Lock()
 
@@ -61,7 +62,7 @@ class Worker:
                 self._connection.send((number, answer))
 
     def _read(self, number: int, task: ReadTask, progress: Progress):
-        return read_window(task.window, self._urls, self._store, task.skip, lambda shard: progress.start(number, shard))
+        return read_window(task.window, self._tars, self._store, task.skip, lambda shard: progress.start(number, shard))
 
     def _decode(self, number: int, task: DecodeTask, progress: Progress):
         out = np.frombuffer(self._slots, np.uint8, count=int(np.prod(task.shape)), offset=task.slot).reshape(task.shape)

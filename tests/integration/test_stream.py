@@ -3,10 +3,14 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -128,6 +132,44 @@ def test_a_url_streams_like_a_folder(root):
     expected = contents(root, steps=4)
     with streams("memory://gexia-stream") as stream:
         assert [content(batch) for batch in stream.batches(0, 4)] == expected
+
+
+class RangeServer(SimpleHTTPRequestHandler):
+    """Serves ranges of files, as object stores do, and counts the bytes."""
+
+    sent = 0
+
+    def do_GET(self):
+        data = Path(self.translate_path(self.path)).read_bytes()
+        first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", f"bytes=0-{len(data) - 1}")).groups()
+        part = data[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+        self.end_headers()
+        self.wfile.write(part)
+        RangeServer.sent += len(part)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(root):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeServer, directory=str(root))) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_cached_remote_dataset_gives_the_same_batches_and_is_not_fetched_again(root, server, tmp_path):
+    expected = contents(root, steps=6)
+    settings = {"workers": 2, "cache_dir": str(tmp_path), "cache_gb": 0.1}
+    assert contents(server, steps=6, **settings) == expected
+    assert RangeServer.sent > sum(path.stat().st_size for path in root.glob("train/*/*.tar"))
+    RangeServer.sent = 0
+    assert contents(server, steps=6, **settings) == expected
+    assert RangeServer.sent < sum(path.stat().st_size for path in root.rglob("*.parquet")) + 10_000
 
 
 def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):
