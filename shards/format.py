@@ -34,6 +34,10 @@ VIDEO_MEMBER = "mp4"
 # What `gexia import` knows of a benchmark beyond the samples: how many videos each split has, which are missing.
 IMPORT_RECORD = "import/import.json"
 
+# What anybody's WebDataset tars call pictures and videos: the last part of the extension.
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+VIDEOS = frozenset({"mp4", "webm", "mkv", "avi", "mov"})
+
 INDEX_DIGITS = 4
 MAX_SAMPLES_PER_SHARD = 10**INDEX_DIGITS
 

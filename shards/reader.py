@@ -1,6 +1,7 @@
 """Datasets, shards and samples, read from local paths and fsspec URLs."""
 
 import json
+import logging
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Iterable, Iterator
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 from shards import format, publish, storage, tar
 from shards.errors import DatasetError
 from shards.tar import TarError, parse_members
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Dataset", "DatasetError", "Shard", "TarError",
@@ -99,9 +102,10 @@ def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         raise DatasetError(f"{url}: cannot read the tar: {_line(error)}") from None
 
 
-def index_tar(url: str) -> pa.Table:
+def index_tar(url: str, partial: bool = False) -> pa.Table:
     """Samples of any WebDataset tar by one scan of its headers: key, offset, size (bytes), members.
 
+    partial: of a damaged tar those before the damage, with a warning; otherwise DatasetError.
     The offsets mean what a sidecar's do: [offset, offset + size) holds exactly the sample's members.
     """
     lines = []
@@ -113,7 +117,9 @@ def index_tar(url: str) -> pa.Table:
                 first, last = members[0].offset, members[-1].end
                 lines.append({"key": key, "offset": first, "size": last - first, "members": len(members)})
     except (OSError, TarError) as error:
-        raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
+        if not (partial and isinstance(error, TarError)):
+            raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
+        logger.warning("%s: %s; only the %d samples before that are used", url, _line(error), len(lines))
     return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
 
 

@@ -108,20 +108,22 @@ def read_clips(
     yield from failed
 
 
-def read_frames(data: bytes, positions: Iterable[int]) -> list[np.ndarray]:
-    """Frames of an MP4 member, uint8 [H, W, 3] RGB, by their positions in the order of showing (as in `frame_ms`).
+def read_frames(data: bytes, positions: Iterable[int] | Callable[[int], Iterable[int]]) -> list[np.ndarray]:
+    """Frames of an MP4 member, uint8 [H, W, 3] RGB, by their positions in the order of showing (as in `frame_ms`), or by
+    a function that chooses among so many.
 
     VideoError where it has no such frames, or they cannot be decoded.
     """
-    file, positions = io.BytesIO(data), list(positions)
+    file = io.BytesIO(data)
     timeline = scan(file)
+    positions = list(positions(len(timeline.ms)) if callable(positions) else positions)
     if not all(0 <= position < len(timeline.ms) for position in positions):
         raise VideoError("no_frames", f"the video has {len(timeline.ms)} frames, asked for {max(positions)}")
     found = {}
     for position, frame in DECODERS["pyav"](file, timeline, np.unique(positions), lambda: None):
         if frame is None:
             raise VideoError("corrupt", f"frame {position} cannot be decoded")
-        found[position] = frame.to_ndarray(format="rgb24")
+        found[position] = _scaled(frame, max(frame.width, frame.height), timeline.pixel_aspect)
     return [found[position] for position in positions]
 
 

@@ -1,7 +1,9 @@
 """A sample's bytes -> its frames as the model gets them, and its sentences."""
 
+import io
 import json
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,22 +54,24 @@ def decode_sample(data, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
     Frame choice and crop are random by (seed, epoch, sample_id), the crop the same for all frames of a sample.
     Raises SampleError.
     """
-    members = _members(data)
-    meta = _meta(members)
+    key, members = _members(data)
+    meta = _meta(key, members)
     if missing := [name for name in recipe.required if meta.get(name) is None]:
         raise SampleError("no_field", f"{meta['sample_id']}: its json has no {', '.join(missing)}")
     sentences = {view: _sentences(view, meta, members, recipe.granularity) for view in recipe.views}
     rng = random.Random(derive_key(recipe.seed, epoch, meta["sample_id"]))
-    jpegs = [value for name, value in sorted(members.items()) if name == "jpg" or name.endswith(".jpg")]
-    if not jpegs:
-        raise SampleError("no_frames", f"{meta['sample_id']}: no frames")
-    chosen = choose_frames(len(jpegs), recipe.frames, rng if recipe.random_frames else None)
+
+    def choose(stored: int) -> list[int]:
+        return choose_frames(stored, recipe.frames, rng if recipe.random_frames else None)
+
+    frames = _frames(members, choose, recipe, meta["sample_id"])
     place = (rng.random(), rng.random()) if recipe.random_crop else (0.5, 0.5)
-    for row, index in zip(out, chosen):
-        row[:] = fit(_decode_jpeg(jpegs[index], recipe.size, meta["sample_id"]), recipe.size, place)
-    out[len(chosen) :] = 0
+    filled = 0
+    for filled, frame in enumerate(frames, 1):
+        out[filled - 1] = fit(frame, recipe.size, place)
+    out[filled:] = 0
     fields = {name: meta.get(name) for name in recipe.fields}
-    return Decoded(meta["sample_id"], len(chosen), sentences, fields)
+    return Decoded(meta["sample_id"], filled, sentences, fields)
 
 
 def choose_frames(stored: int, wanted: int, rng: random.Random | None) -> list[int]:
@@ -93,7 +97,8 @@ def fit(frame: np.ndarray, size: int, place: tuple[float, float]) -> np.ndarray:
     return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _members(data) -> dict[str, memoryview]:
+def _members(data) -> tuple[str, dict[str, memoryview]]:
+    """Key and members of the sample that the bytes hold."""
     try:
         named = [(tar.split_name(name), value) for name, value in tar.parse_members(data)]
     except tar.TarError as error:
@@ -101,27 +106,71 @@ def _members(data) -> dict[str, memoryview]:
     keys = {split[0] for split, _ in named if split}
     if len(keys) != 1:
         raise SampleError("bad_offsets", f"the sample's bytes hold {len(keys)} keys, not one")
-    return {split[1]: value for split, value in named if split}
+    return keys.pop(), {split[1]: value for split, value in named if split}
 
 
-def _meta(members: dict[str, memoryview]) -> dict:
+def _meta(key: str, members: dict[str, memoryview]) -> dict:
+    """The sample's json; others' samples go by their key, and may have no json."""
     try:
-        meta = json.loads(bytes(members["json"]))
-        meta["sample_id"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SampleError("bad_json", f"no sample_id in its json: {error!r}") from None
-    return meta
+        meta = json.loads(bytes(members.get("json", b"{}")))
+    except ValueError as error:
+        raise SampleError("bad_json", f"{key}: its json is not valid: {error}") from None
+    if not isinstance(meta, dict):
+        raise SampleError("bad_json", f"{key}: its json is no object")
+    return meta | {"sample_id": str(meta.get("sample_id") or key)}
 
 
 def _sentences(view: str, meta: dict, members: dict[str, memoryview], granularity: str) -> list[str]:
-    sentences = meta.get("sentences", {}).get(view)
+    """The json's sentences; the text member or, as others write it, the json's caption is one."""
+    known = meta.get("sentences")
+    sentences = known.get(view) if isinstance(known, dict) else None
     if sentences is None:
-        text = members.get(format.TEXT_VIEWS[granularity].get(view, ""))
-        sentences = [] if text is None else [bytes(text).decode(errors="replace")]
+        member = members.get(format.TEXT_VIEWS[granularity].get(view, ""))
+        text = meta.get("caption") if member is None and view == "caption" else member
+        sentences = [] if text is None else [text if isinstance(text, str) else bytes(text).decode(errors="replace")]
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise SampleError("no_text", f"{meta['sample_id']}: no text for the view {view}")
     return sentences
+
+
+def _frames(
+    members: dict[str, memoryview], choose: Callable[[int], list[int]], recipe: Recipe, sample_id: str
+) -> Iterable[np.ndarray]:
+    """The chosen frames, RGB uint8 [H, W, 3], of the sample's video or pictures; an image's is its picture."""
+    pictures, videos = (
+        [(name, members[name]) for name in sorted(members, key=lambda name: (len(name), name)) if _last(name) in kinds]
+        for kinds in (format.PICTURES, format.VIDEOS)
+    )
+    if videos and not (pictures and recipe.granularity == format.IMAGE):
+        return _decode_video(videos[0][1], choose, sample_id)
+    if not pictures:
+        raise SampleError("no_frames", f"{sample_id}: no frames")
+    return (_decode_picture(*pictures[index], recipe.size, sample_id) for index in choose(len(pictures)))
+
+
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]
+
+
+def _decode_video(data, choose: Callable[[int], list[int]], sample_id: str) -> list[np.ndarray]:
+    import av  # a library that few datasets need, in every worker
+
+    from shards.video import VideoError, read_frames
+
+    try:
+        return read_frames(bytes(data), choose)
+    except (VideoError, av.error.FFmpegError) as error:
+        raise SampleError("bad_video", f"{sample_id}: {error}") from None
+
+
+def _decode_picture(extension: str, data, size: int, sample_id: str) -> np.ndarray:
+    if _last(extension) in ("jpg", "jpeg"):
+        return _decode_jpeg(data, size, sample_id)
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise SampleError("bad_image", f"{sample_id}: {error}") from None
 
 
 def _decode_jpeg(data, size: int, sample_id: str) -> np.ndarray:

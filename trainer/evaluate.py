@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from shards import format
 from shards.errors import UserError
-from shards.reader import open_dataset
+from shards.plain import open_data
 from trainer import results
 from trainer.checkpoint import STREAMS_FILE
 from trainer.config import EvaluateConfig, run_script
@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> None:
     loader = DataConfig(split=config.split, size=model.image_tower.size, workers=config.workers)
     found = []
     for url in config.data:
-        dataset = open_dataset(url)
+        dataset = open_data(url)
         here = {name: recipe for name, recipe in recipes.items() if dataset.select(config.split, name)}
         if not here:
             raise UserError(f"{url}: no {', '.join(recipes)} samples in the split {config.split}")

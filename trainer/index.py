@@ -68,7 +68,7 @@ class Index:
 
     def _scan(self, number: int):
         try:
-            return index_tar(self.tars[number].url)
+            return index_tar(self.tars[number].url, partial=True)
         except DatasetError as error:
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from shards.errors import UserError
-from shards.reader import open_dataset
+from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
 from trainer.loop import Journal, StopSignal, create_accelerator, end_diverged
@@ -23,7 +23,8 @@ def pretrain(config: PretrainConfig) -> None:
     check_pretrain(config)
     output = Path(config.output)
     accelerator = create_accelerator(config)
-    datasets = [open_dataset(url) for url in config.data]
+    with accelerator.main_process_first():  # tars without a manifest are scanned by one rank
+        datasets = [open_data(url) for url in config.data]
     identity = run_identity(config, [dataset.manifest["digest"] for dataset in datasets])
     newest = checkpoint.claim(output, identity, config.resume)
 

@@ -10,7 +10,8 @@ import torch
 
 from shards import format
 from shards.errors import UserError
-from shards.reader import Dataset, open_dataset
+from shards.plain import open_data
+from shards.reader import Dataset
 from trainer.config import PretrainConfig, parse
 from trainer.data_config import StreamConfig
 from trainer.models.towers import architecture, create_tokenizer
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", default="preview.html")
     args = parser.parse_args(argv)
     config = parse(PretrainConfig, ["--config", args.config] if args.config else [])
-    datasets = [open_dataset(url) for url in args.data]
+    datasets = [open_data(url) for url in args.data]
     streams = config.streams or _fitting(datasets, config.loader.split)
     tokenizer = create_tokenizer(architecture(config.model.name))
     body = []

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 from make_dataset import make_dataset
 
 from shards.errors import UserError
+from shards.plain import open_data
 from shards.reader import iter_shard, open_dataset
 from trainer.data_config import DataConfig, StreamConfig
 from trainer.stream import Streams, evaluation_batches
@@ -59,7 +61,7 @@ def own_root(tmp_path):
 
 def streams(root, configs=STREAMS, rank=0, world_size=1, seed=0, **data):
     settings = {"size": 32, "workers": 0, "block": 4, **data}
-    return Streams([open_dataset(str(root))], configs, DataConfig(**settings), seed, rank, world_size, tokenizer)
+    return Streams([open_data(str(root))], configs, DataConfig(**settings), seed, rank, world_size, tokenizer)
 
 
 def content(batch) -> tuple:
@@ -170,6 +172,27 @@ def test_a_cached_remote_dataset_gives_the_same_batches_and_is_not_fetched_again
     RangeServer.sent = 0
     assert contents(server, steps=6, **settings) == expected
     assert RangeServer.sent < sum(path.stat().st_size for path in root.rglob("*.parquet")) + 10_000
+
+
+def test_tars_without_manifest_and_sidecars_give_the_same_batches(root, tmp_path):
+    for tar in root.glob("*/*/*.tar"):
+        copy = tmp_path / tar.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tar, copy)
+    assert contents(tmp_path, steps=10, workers=1) == contents(root, steps=10)
+
+
+def test_mp4_members_stream_like_pictures(root, tmp_path):
+    """The same samples at the same steps, whose frames are those of the pictures but for the encoding."""
+    make_dataset(tmp_path, shorts={"train": 60, "val": 11}, longs={"train": 10, "val": 3}, rows=3, mp4=True)
+    settings = {"frame_sampling": "centred", "crop": "centre"}
+    with streams(root, **settings) as stream:
+        pictures = list(stream.batches(0, 4))
+    with streams(tmp_path, workers=2, **settings) as stream:
+        videos = list(stream.batches(0, 4))
+    for picture, video in zip(pictures, videos, strict=True):
+        assert video.sample_ids == picture.sample_ids and torch.equal(video.frame_mask, picture.frame_mask)
+        assert (video.frames.float() - picture.frames.float()).abs().mean() < 20  # of 255; others differ by 85
 
 
 def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):

@@ -104,13 +104,14 @@ def test_text_falls_back_to_the_member_where_the_json_has_no_sentences():
     "data, kind",
     [
         (sample([]), "no_frames"),
-        (sample([grey(1)], {"sentences": {}}), "bad_json"),
         (sample([grey(1)], [1, 2]), "bad_json"),
         (sample([grey(1)], {"sample_id": "x", "sentences": {"caption": [" "]}}), "no_text"),
         (sample([grey(1)])[:2000], "bad_tar"),
         (sample([grey(1)])[100:], "bad_tar"),
         (sample([grey(1)])[:1024] + sample([grey(1)], key="000000002"), "bad_offsets"),
         (sample([grey(1)]).replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"), "bad_jpeg"),
+        (sample([grey(1)], names=["mp4"]).replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"), "bad_video"),
+        (sample([grey(1)], names=["png"]).replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"), "bad_image"),
     ],
 )
 def test_unusable_samples_are_told_apart(data, kind):

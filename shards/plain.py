@@ -1,0 +1,161 @@
+"""Anybody's WebDataset tars as a dataset: those of img2dataset, video2dataset, open_clip, or ours without a manifest.
+
+A URL is a folder, one tar, or several by wildcards (`*`) and braces (`{00000..00099}`). A tar belongs to the split and
+granularity that folders on its path are named after; otherwise it is training data, and its first sample tells the
+granularity: one picture is an image, a video or several pictures are short, with a summary they are long.
+
+Each tar is indexed by one scan of its headers. The index is kept beside the tar (TAR.index.parquet), or else in the
+user's cache folder, and is made again when the tar changes.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import braceexpand
+from tqdm import tqdm
+
+from shards import format, publish, storage
+from shards.errors import DatasetError
+from shards.reader import INDEX_SCHEMA, Dataset, Shard, index_tar, open_dataset, parse_members
+from shards.writer import parquet_bytes
+
+_THREADS = 16
+_SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
+_WILDCARDS = set("*?[{")
+_VERSION = b"gexia.version"  # of the tar that an index was made of
+_MEMBERS = b"gexia.members"  # extensions of the tar's first sample
+
+
+@dataclass(frozen=True)
+class PlainDataset(Dataset):
+    """Tars without a manifest. `manifest` has a digest over their names, sizes and indexes."""
+
+    indexes: dict[str, pa.Table] = field(repr=False, default_factory=dict)  # a shard's path -> INDEX_SCHEMA
+
+    def sidecar(self, shard: Shard) -> pa.Table:
+        index = self.indexes[shard.path]
+        known = {name: index[name] for name in index.schema.names} | {"sample_id": index["key"]}
+        known["status"] = pa.array(["ok"]).take(pa.array([0] * len(index), pa.int8()))
+        columns = [known.get(entry.name, pa.nulls(len(index), entry.type)) for entry in format.SIDECAR_SCHEMA]
+        return pa.table(columns, schema=format.SIDECAR_SCHEMA)
+
+
+def open_data(url: str) -> Dataset:
+    """A published dataset or, where there is none, the tars of a folder, a file or a pattern.
+
+    Raises DatasetError where there is neither, or where an expansion is unfinished: its tars are not published yet.
+    """
+    pattern = bool(_WILDCARDS & set(url))
+    if not pattern and not url.endswith(".tar"):
+        begun = any(storage.exists(storage.join(url, name)) for name in (publish.MANIFEST_JSON, "commits", "plan"))
+        if begun:
+            return open_dataset(url)
+    root, paths = _find(url, pattern)
+    if not paths:
+        raise DatasetError(f"{url}: no published dataset here ({publish.MANIFEST_JSON} is missing), and no tar files")
+    urls = [storage.join(root, path) for path in paths]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        indexes = list(tqdm(threads.map(_index, urls), "index", len(urls), unit="tar", disable=None, leave=False))
+    shards = [_shard(row, path, index) for row, (path, index) in enumerate(zip(paths, indexes))]
+    contents = [[shard.path, shard.bytes, shard.sha256] for shard in shards]
+    return PlainDataset(root, {"digest": format.digest(contents)}, shards, dict(zip(paths, indexes)))
+
+
+def _find(url: str, pattern: bool) -> tuple[str, list[str]]:
+    """A folder and the sorted paths of tars below it."""
+    if not pattern and url.endswith(".tar"):
+        root, _, name = url.rpartition("/")
+        return root or ("/" if url.startswith("/") else "."), [name] * storage.exists(url)
+    names: set[str] = set()
+    for one in braceexpand(url) if pattern else [url]:
+        fs, path = fsspec.core.url_to_fs(one)
+        wild = _WILDCARDS & set(one)
+        names.update(fs.glob(path) if wild else [path] if path.endswith(".tar") else fs.find(path))
+    paths = sorted(name for name in names if name.endswith(".tar"))
+    folder = "/".join(os.path.commonprefix([name.split("/")[:-1] for name in paths])) if pattern else path.rstrip("/")
+    paths = [name for name in paths if "/." not in name.removeprefix(folder)]
+    root = folder if storage.local_path(url) is not None else fs.unstrip_protocol(folder)
+    return root, [path.removeprefix(folder).lstrip("/") for path in paths]
+
+
+def _shard(row: int, path: str, index: pa.Table) -> Shard:
+    facts = index.schema.metadata
+    folders = path.split("/")[-2::-1]  # the nearest first
+    split = next((_SPLITS[name] for name in folders if name in _SPLITS), "train")
+    granularity = next((name for name in folders if name in format.GRANULARITIES), None)
+    return Shard(
+        split=split,
+        granularity=granularity or _granularity(facts[_MEMBERS].decode().split()),
+        row=row,
+        path=path,
+        samples=len(index),
+        bytes=int(facts[_VERSION].split()[0]),
+        duration_ms=0,
+        sha256=_digest(index),
+        sidecar_sha256="",
+    )
+
+
+def _granularity(members: list[str]) -> str:
+    if "summary.txt" in members:
+        return format.LONG
+    kinds = [name.rpartition(".")[2] for name in members]
+    still = sum(kind in format.PICTURES for kind in kinds) == 1 and not format.VIDEOS.intersection(kinds)
+    return format.IMAGE if still else format.SHORT
+
+
+def _digest(index: pa.Table) -> str:
+    """Of keys and places: two tars of one length with other samples differ here."""
+    sha256 = hashlib.sha256("\n".join(index["key"].to_pylist()).encode())
+    for name in ("offset", "size"):
+        sha256.update(np.ascontiguousarray(index[name].to_numpy(), "<i8"))
+    return sha256.hexdigest()
+
+
+def _index(url: str) -> pa.Table:
+    """The tar's index with what else is known of it as metadata, from where it is kept or by a scan."""
+    version = _version(url)
+    places = [f"{url}.index.parquet", _cache_path(url)]
+    for place in places:
+        try:
+            table = pq.read_table(pa.BufferReader(storage.read_bytes(place)), use_threads=False, pre_buffer=False)
+            if (table.schema.metadata or {}).get(_VERSION) == version and table.schema.equals(INDEX_SCHEMA):
+                return table
+        except (OSError, pa.ArrowException):
+            pass
+    table = index_tar(url, partial=True)
+    first = []
+    if len(table):
+        offset, size = table["offset"][0].as_py(), table["size"][0].as_py()
+        names = [name for name, _ in parse_members(storage.read_range(url, offset, size))]
+        first = [name.rsplit("/", 1)[-1].partition(".")[2].lower() for name in names]
+    table = table.replace_schema_metadata({_VERSION: version, _MEMBERS: " ".join(first).encode()})
+    for place in places:
+        try:
+            storage.write_bytes_atomic(place, parquet_bytes(table))
+            break
+        except (OSError, NotImplementedError):
+            continue
+    return table
+
+
+def _version(url: str) -> bytes:
+    """The tar's bytes, and what its store says of when they were written."""
+    fs, path = fsspec.core.url_to_fs(url)
+    try:
+        facts = fs.info(path)
+    except OSError as error:
+        raise DatasetError(f"{url}: cannot read the tar: {' '.join(str(error).split())}") from None
+    written = next((facts[name] for name in ("ETag", "etag", "mtime", "LastModified") if facts.get(name)), "")
+    return f"{facts['size']} {written}".encode()
+
+
+def _cache_path(url: str) -> str:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "gexia", "indexes", hashlib.sha256(os.path.abspath(url).encode()).hexdigest()[:24] + ".parquet")
