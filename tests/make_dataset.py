@@ -21,17 +21,22 @@ def make_dataset(
     long_frames=8,
     seed=0,
     mp4=False,
+    captions=None,
 ) -> None:
     """Write a dataset to `root`: for each split `rows` rows with its short (and image) and long samples.
 
     `size` is (width, height) of the frames. Every sample has its own text; short and image samples of one clip, and
     long samples with their clips, share the catalog's ids. The last row may have fewer samples, or none. `mp4`: short
     and long samples have one video instead of JPEG files.
+    `captions`: number of a short sample in its split -> how many captions it has, as imported benchmarks may.
     """
     root, rng = str(root), np.random.default_rng(seed)
     row = 0
     for split in shorts:
         clips = [_clip(rng, split, i) for i in range(shorts[split])]
+        for index, clip in enumerate(clips if captions else ()):
+            further = [_sentence(rng, f"{split}-clip-{index}") for _ in range(captions(index) - 1)]
+            clip["captions"] = [clip["caption"], *further]
         for part in range(rows):
             short = clips[part::rows]
             groups = [_group(rng, split, i) for i in range(part, longs.get(split, 0), rows)]
@@ -101,6 +106,7 @@ def _short(rng, clip: dict, count: int, size: tuple[int, int]) -> dict:
             **{field: clip[field] for field in ("clip_id", "video", "start_ms", "end_ms", "caption")},
             **_frame_fields(size, _frame_ms(clip, count)),
             "sentences": {"caption": [clip["caption"]]},
+            **({"captions": clip["captions"]} if "captions" in clip else {}),
         },
     }
 

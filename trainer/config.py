@@ -52,6 +52,7 @@ class EvaluateConfig:
     data: list[str] = field(default_factory=list)
     task: Literal["retrieval"] = "retrieval"
     output: str | None = None  # folder of retrieval.json and retrieval.md; null: beside the checkpoint
+    cache: str | None = None  # folder of kept embeddings; null: CHECKPOINT/embeddings; "none": nothing is kept
     split: str = "val"
     granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])
     iter: dict[str, dict[str, int]] = field(default_factory=dict)  # granularity -> #iter of video and views

@@ -35,16 +35,24 @@ def evaluate(config: EvaluateConfig) -> None:
     model = load_model(config.checkpoint).to(accelerator.device)
     recipes = choose_recipes(config)
     loader = DataConfig(split=config.split, size=model.image_tower.size, workers=config.workers)
-    found = []
+    cache, found = cache_folder(config.cache, config.checkpoint), []
     for url in config.data:
         dataset = open_data(url)
         here = {name: recipe for name, recipe in recipes.items() if dataset.select(config.split, name)}
         if not here:
             raise UserError(f"{url}: no {', '.join(recipes)} samples in the split {config.split}")
-        rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader)
+        rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader, cache)
         found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
         write(config, recipes, found)
+
+
+def cache_folder(cache: str | None, checkpoint: str) -> Path | None:
+    """Where embeddings are kept: the chosen folder, else one in the checkpoint's; None for "none" and for a model on
+    the hub."""
+    if cache is not None:
+        return None if cache == "none" else Path(cache)
+    return Path(checkpoint) / "embeddings" if Path(checkpoint).is_dir() else None
 
 
 def load_model(checkpoint: str) -> GexiaModel:

@@ -1,47 +1,104 @@
 """Retrieval metrics: where the right answer stands among all candidates. Knows nothing of processes.
 
-Ties: a candidate that scores exactly as much as the right one stands before it with probability one half. Recall is
-the expectation over the order of the tied, a rank its mean place; so a model that gives every pair the same score gets
-exactly chance, and no order of the input can help or harm.
+A video may have several texts: each is a query of its own (text to video), and a video's answer is the text of its own
+that stands first among all texts (video to text).
+
+Ties: candidates that score within TIE of the right one stand in any order with the same probability. Recall is the
+expectation over those orders, a rank its mean; so a model that gives every pair the same score gets exactly chance, no
+order of the input can help or harm, and neither can the rounding of a product cut into other blocks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+TIE = 1e-6  # several times the rounding of a float32 dot product of unit vectors
+BLOCK = (512, 4096)  # texts × videos whose scores are held at once: small enough to be counted in the cache
+
 
 @dataclass
 class Places:
-    """For each query, how many wrong candidates score higher than the right one, and how many the same."""
+    """For each query, the wrong candidates that score higher than its best right one, and those that score the same."""
 
     higher: Tensor  # int64 [Q]
     tied: Tensor  # int64 [Q]
+    own: Tensor  # int64 [Q]: right candidates with that score, at least 1
 
     def rank(self) -> Tensor:
-        """Expected rank of the right answer, from 1; float64 [Q]."""
-        return 1 + self.higher.double() + self.tied.double() / 2
+        """Expected rank of the first right answer, from 1; float64 [Q]."""
+        return 1 + self.higher.double() + self.tied.double() / (self.own + 1)
 
     def recall(self, k: int) -> float:
-        """Expected fraction of queries whose right answer is among the first k, 0 to 1."""
-        return ((k - self.higher.double()) / (1 + self.tied.double())).clamp(0, 1).mean().item()
+        """Expected fraction of queries with a right answer among the first k, 0 to 1."""
+        higher, tied, own = self.higher.double(), self.tied.double(), self.own.double()
+        missed = torch.ones_like(higher)
+        for place in range(k):  # the tied share the places after the higher: each goes to a wrong one, or it is found
+            given = place - higher
+            missed *= torch.where((given >= 0) & (given <= tied), (tied - given) / (tied + own - given), 1.0)
+        return (1 - missed).mean().item()
 
 
-def places(queries: Tensor, targets: Tensor, right: Tensor, block: int = 1024) -> Places:
-    """Find the right answers' places, `block` queries at a time (block × N scores in memory).
+def places(
+    videos: Tensor,
+    texts: Tensor,
+    video_of: Tensor,
+    rank: int = 0,
+    ranks: int = 1,
+    total: Callable[[Tensor], Tensor] = lambda counts: counts,
+    block: tuple[int, int] = BLOCK,
+) -> tuple[Places, Places]:
+    """Places of each text's video among the videos, and of each video's best text among the texts.
 
     Args:
-        queries: embeddings, [Q, D].
-        targets: embeddings of all candidates, [N, D].
-        right: int64 [Q], each query's right candidate.
+        videos, texts: embeddings, [N, D] and [Q, D].
+        video_of: int64 [Q], each text's video; every video has at least one text.
+        rank, ranks, total: where several processes share the work, which part is done here, and the sum over all.
     """
-    higher, tied = [], []
-    for part, own in zip(queries.split(block), right.split(block), strict=True):
-        scores = part @ targets.T
-        own_score = scores.gather(1, own[:, None])
-        higher.append((scores > own_score).sum(dim=1))
-        tied.append((scores == own_score).sum(dim=1) - 1)
-    return Places(torch.cat(higher), torch.cat(tied))
+    score = (texts * videos[video_of]).sum(dim=1)
+    best = score.new_full((len(videos),), -torch.inf).scatter_reduce(0, video_of, score, "amax")
+    at_best = (score >= best[video_of] - TIE).long()
+    own = torch.zeros_like(best, dtype=torch.int64).scatter_add(0, video_of, at_best)
+
+    part = slice(rank * len(texts) // ranks, (rank + 1) * len(texts) // ranks)
+    of_texts = torch.zeros(2, len(texts), dtype=torch.int64, device=texts.device)
+    of_texts[:, part], of_videos = count_candidates(videos, texts[part], best, score[part], block)
+    return _places(total(of_texts), torch.ones_like(video_of)), _places(total(of_videos), own)
+
+
+def _places(counts: Tensor, own: Tensor) -> Places:
+    """Counts over all candidates -> places; `own` of those at the score are right."""
+    higher, at_least = counts
+    return Places(higher, (at_least - higher - own).clamp(min=0), own)
+
+
+def count_candidates(
+    videos: Tensor, texts: Tensor, video_score: Tensor, text_score: Tensor, block: tuple[int, int] = BLOCK
+) -> tuple[Tensor, Tensor]:
+    """How many candidates score higher than a given score, and how many at least as high, for both ways in one product.
+
+    Args:
+        videos, texts: embeddings, [N, D] and [Q, D].
+        video_score, text_score: what each video's candidates (texts) and each text's (videos) are held against.
+
+    Returns ([higher, at least] of texts, [higher, at least] of videos), int64 [2, Q] and [2, N].
+    """
+    of_texts = torch.zeros(2, len(texts), dtype=torch.int64, device=texts.device)
+    of_videos = torch.zeros(2, len(videos), dtype=torch.int64, device=texts.device)
+    scores, flags = torch.empty(2, block[0] * block[1], dtype=texts.dtype, device=texts.device)
+    for top in range(0, len(texts), block[0]):
+        text, rows = texts[top : top + block[0]], slice(top, top + block[0])
+        for left in range(0, len(videos), block[1]):
+            video, columns = videos[left : left + block[1]], slice(left, left + block[1])
+            size = len(text) * len(video)
+            tile = torch.mm(text, video.T, out=scores[:size].view(len(text), len(video)))
+            # Flags as floats: booleans take several times as long to sum. The counts of a block are exact.
+            flag = flags[:size].view_as(tile)
+            for number, compare, tie in ((0, torch.gt, TIE), (1, torch.ge, -TIE)):
+                of_texts[number, rows] += compare(tile, text_score[rows, None] + tie, out=flag).sum(dim=1).long()
+                of_videos[number, columns] += compare(tile, video_score[columns] + tie, out=flag).sum(dim=0).long()
+    return of_texts, of_videos
 
 
 def retrieval_metrics(found: Places) -> dict[str, float]:
@@ -54,7 +111,6 @@ def retrieval_metrics(found: Places) -> dict[str, float]:
     }
 
 
-def chance_metrics(candidates: int) -> dict[str, float]:
-    """What guessing gives among so many candidates."""
-    middle = (candidates + 1) / 2
-    return {**{f"R@{k}": 100 * min(1.0, k / candidates) for k in (1, 5, 10)}, "median_rank": middle, "mean_rank": middle}
+def chance_metrics(candidates: int, own: Tensor) -> dict[str, float]:
+    """What guessing gives among so many candidates, of which each query has `own` right ones (int64 [Q])."""
+    return retrieval_metrics(Places(torch.zeros_like(own), candidates - own, own))

@@ -25,13 +25,16 @@ from shards.reader import Dataset
 DECIMALS = {"MSE": 3}  # of a metric in the table; percentages and ranks have one
 
 
-def coverage(dataset: Dataset, split: str, granularity: str) -> dict:
-    """{"videos": N, "of_videos": M}: sources with a sample of a split, and sources that the benchmark's annotations
-    name, which `gexia import` writes beside a dataset; None where it did not."""
-    sources = set()
+def coverage(dataset: Dataset, split: str, granularity: str, sample_ids: Iterable[str] | None = None) -> dict:
+    """{"videos": N, "of_videos": M}: sources with a sample of a split (of those in `sample_ids`, where given), and
+    sources that the benchmark's annotations name, which `gexia import` writes beside a dataset; None where it did
+    not."""
+    sources, wanted = set(), None if sample_ids is None else set(sample_ids)
     for shard in dataset.select(split, granularity):
         lines = dataset.sidecar(shard)
-        sources.update(lines.filter(pc.equal(lines["status"], "ok"))["source_id"].to_pylist())
+        lines = lines.filter(pc.equal(lines["status"], "ok"))
+        pairs = zip(lines["sample_id"].to_pylist(), lines["source_id"].to_pylist(), strict=True)
+        sources.update(source for sample_id, source in pairs if wanted is None or sample_id in wanted)
     return {"videos": len(sources), "of_videos": _annotated(dataset.url, split)}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from shards.format import TEXT_VIEWS
 from shards.reader import Dataset
 from trainer.data_config import DataConfig
+from trainer.embeddings import Embedder
 from trainer.models.gexia import GexiaModel
 from trainer.tasks import retrieval
 
@@ -54,8 +55,8 @@ def search(
     """Ask for `queries` held-out texts, taken evenly from the split val, among all its videos of a granularity."""
     gallery = list(samples(dataset, "val", granularity))
     loader = DataConfig(split="val", size=model.image_tower.size, workers=0)
-    videos, texts = retrieval.encode(Accelerator(), model, dataset, granularity, recipe, BATCH, loader)
-    scores = model.similarity(videos, texts[view]).T
+    embedded = Embedder(Accelerator(), model, BATCH, loader)(dataset, granularity, recipe.frames, recipe.iter)
+    scores = model.similarity(embedded["video"].rows, embedded[view].rows).T
     asked = [len(gallery) * (2 * i + 1) // (2 * queries) for i in range(queries)]
     return [_found(gallery, view, own, scores[own], k) for own in asked]
 
