@@ -5,6 +5,7 @@ Always: rows in = filtered + duplicates + ledger + clips.
 """
 
 import os
+import re
 
 import polars as pl
 import polars_hash as plh
@@ -15,6 +16,7 @@ from gex_pipeline.benchmarks import videos
 from gex_pipeline.config import ExpandConfig, InputConfig
 from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
+from shards import storage
 from shards.errors import UserError
 from shards.format import LEDGER_SCHEMA, RESERVED_FIELDS
 
@@ -23,7 +25,7 @@ CLIP_SCHEMA = pa.schema(
     [
         ("clip_id", pa.large_string()),
         ("source_id", pa.large_string()),
-        ("video", pa.large_string()),  # absolute path or URL
+        ("video", pa.large_string()),  # as the table names it; `located` says where it lies
         ("start_ms", pa.int64()),
         ("end_ms", pa.int64()),
         ("caption", pa.large_string()),
@@ -61,6 +63,7 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
     filtered = table.frame.height - kept.height
     if config.input.format in formats.PUBLIC_SETS:
         kept = _found_by_id(kept, config.input)
+    root = _root(table.files, config.input.video_root)
     rows = _with_problems(_clip_columns(_renamed(kept, config.input), table.files, config.input))
     ledger = _ledger(rows.filter(pl.col("kind").is_not_null()), table)
     good = rows.filter(pl.col("kind").is_null())
@@ -73,8 +76,18 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
         "clips": clips.height,
     }
     if config.catalog.probe:
-        clips = probe.with_durations(clips, config.frames.timeout_seconds)
+        clips = probe.with_durations(clips, lambda video: located(video, root), config.frames.timeout_seconds)
     return _to_arrow(clips), ledger, counts
+
+
+def video_root(config: InputConfig) -> str:
+    """The folder or URL that relative names of videos start from: input.video_root, or the tables' common folder."""
+    return _root(formats.find(config.path) if config.video_root is None else [], config.video_root)
+
+
+def located(video: str, root: str) -> str:
+    """The path or URL of a clip's video. Names stay as they are in all that is stored: data may move to another folder."""
+    return video if re.match(_ABSOLUTE, video) else storage.join(root, video)
 
 
 def _filtered(frame: pl.DataFrame, expression: str | None) -> pl.DataFrame:
@@ -92,7 +105,8 @@ def _found_by_id(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
     """The paths of videos that the table names by id."""
     if config.video_root is None:
         raise UserError(f"input.video_root is not set: {config.format} names its videos by id, found under this folder")
-    return videos.resolve(frame, config.video_root, videos.index(videos.listing(config.video_root)))[0]
+    found, _ = videos.resolve(frame, config.video_root, videos.index(videos.listing(config.video_root)))
+    return videos.named_from(found, config.video_root)
 
 
 def _renamed(frame: pl.DataFrame, config: InputConfig) -> pl.DataFrame:
@@ -150,14 +164,12 @@ def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) ->
     missing = [pl.lit(None, pl.String).alias(name) for name in COLUMNS if name not in frame.columns]
     substitutes = [pl.col(name).is_not_null() for name in CAPTION_SUBSTITUTES if name in frame.columns]
     further = [name for name in frame.columns if name not in (*COLUMNS, FILE, LINE)]
-    bases = _bases(files, config.video_root)
+    homes = _homes(files, config.video_root)
     frame = frame.lazy().with_columns(missing).with_columns(_text("clip_id"), _text("source_id"), _text("video"))
     relative = ~pl.col("video").str.contains(_ABSOLUTE)
-    base, home = (pl.col(FILE).replace_strict(dict(enumerate(b)), return_dtype=pl.String) for b in zip(*bases))
+    home = pl.col(FILE).replace_strict(dict(enumerate(homes)), return_dtype=pl.String)
     frame = frame.with_columns(
-        # What a row calls its video: ids made of it do not change when the data moves to another folder.
-        named=pl.when(relative).then(pl.concat_str(home, "video")).otherwise("video"),
-        video=pl.when(relative).then(pl.concat_str(base, pl.lit("/"), "video")).otherwise("video"),
+        video=pl.when(relative).then(pl.concat_str(home, "video")).otherwise("video"),
         start_ms=milliseconds(frame.collect_schema(), "start"),
         end_ms=milliseconds(frame.collect_schema(), "end"),
         given_ms=milliseconds(frame.collect_schema(), "duration"),
@@ -172,23 +184,23 @@ def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) ->
     frame = frame.with_columns(
         caption=pl.coalesce("caption", _nonempty(pl.col("captions").list.first())),
         duration_ms=pl.coalesce(pl.col("end_ms") - pl.col("start_ms").fill_null(0), "given_ms"),
-        source_id=pl.coalesce("source_id", "named"),
+        source_id=pl.coalesce("source_id", "video"),
         clip_id=pl.coalesce("clip_id", _derived_id()),
     )
     return frame.collect()
 
 
-def _bases(files: list[str], video_root: str | None) -> list[tuple[str, str]]:
-    """For each table: what its relative videos start from, and its folder as part of their names ("" or "sub/").
-
-    The second keeps equal relative paths in two folders apart.
-    """
-    folders = [file.rsplit("/", 1)[0] for file in files]
+def _root(files: list[str], video_root: str | None) -> str:
     if video_root is not None:
-        root = video_root if "://" in video_root else os.path.abspath(video_root)
-        return [(root.rstrip("/"), "")] * len(files)
-    common = os.path.commonprefix([f"{folder}/" for folder in folders]).rsplit("/", 1)[0]
-    return [(folder, f"{folder}/".removeprefix(f"{common}/")) for folder in folders]
+        return video_root if "://" in video_root else os.path.abspath(video_root)
+    return os.path.commonprefix([file[: file.rfind("/") + 1] for file in files]).rsplit("/", 1)[0]
+
+
+def _homes(files: list[str], video_root: str | None) -> list[str]:
+    """Each table's folder as part of its videos' names ("" or "sub/"): equal relative paths in two folders are two videos."""
+    if video_root is not None:
+        return [""] * len(files)
+    return [file[: file.rfind("/") + 1].removeprefix(f"{_root(files, None)}/") for file in files]
 
 
 def _nonempty(text: pl.Expr) -> pl.Expr:
@@ -211,7 +223,7 @@ def _string_list(schema: pl.Schema, name: str) -> pl.Expr:
 
 def _derived_id() -> pl.Expr:
     key = plh.concat_str(
-        "named", *(pl.col(name).cast(pl.String).fill_null("") for name in ("start_ms", "end_ms")), separator="\n"
+        "video", *(pl.col(name).cast(pl.String).fill_null("") for name in ("start_ms", "end_ms")), separator="\n"
     )
     return key.chash.sha2_256().str.head(_CLIP_ID_DIGITS)
 

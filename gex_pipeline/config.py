@@ -62,6 +62,16 @@ class CompressConfig:
 
 
 @dataclass
+class FetchConfig:
+    """Videos that do not lie on a local disk, and members of tars."""
+
+    scratch_gb: float = 20.0  # of each node's temporary folder, shared evenly by its cores; a larger video fails
+    parallel: int = 4  # downloads at a time of each decoding core, ahead of the video that it decodes
+    timeout_seconds: float = 60.0  # without a byte, then the download is made again
+    retries: int = 2  # downloads after the first; then the row stays pending
+
+
+@dataclass
 class FramesConfig:
     per_clip: int = 8
     per_long: int = 32
@@ -111,6 +121,7 @@ class ExpandConfig:
     integrate: IntegrateConfig = field(default_factory=IntegrateConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     ray: RayConfig = field(default_factory=RayConfig)

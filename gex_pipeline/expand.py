@@ -48,6 +48,7 @@ def run(config: ExpandConfig) -> int:
     """Expand: catalog -> plan -> (extract -> compress -> compose) of each row -> manifest and summary."""
     check(config)
     clips, ledger, counts = catalog.load(config)
+    config.input.video_root = catalog.video_root(config.input)  # workers find the videos by it
     print(f"{counts['rows_in']:,} rows, {counts['clips']:,} clips", file=sys.stderr)
     if not counts["clips"]:
         raise UserError(f"input.path: {config.input.path} has no usable clip ({_by_kind(ledger)})")

@@ -8,15 +8,11 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
 
-import fsspec
-
-from gex_pipeline import commit, decoder, identity, plan, sentences
+from gex_pipeline import catalog, commit, decoder, fetch, identity, plan, sentences
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.decoder import DecodedClip, FailedClip
 from gex_pipeline.errors import Transient
@@ -93,33 +89,15 @@ def _decoded(clips: list[dict], config: ExpandConfig) -> Iterator[DecodedClip | 
     """Results of all clips, video by video."""
     by_video: dict[str, list[dict]] = {}
     for clip in clips:
-        by_video.setdefault(clip["video"], []).append(clip)
-    for video, cuts in by_video.items():
-        requests = [(clip["clip_id"], clip["start_ms"], clip["end_ms"]) for clip in cuts]
-        try:
-            with _local_copy(video) as path:
-                yield from decoder.read_clips(path, requests, config.frames)
-        except FileNotFoundError:
-            yield from (FailedClip(clip["clip_id"], "missing_file", "no such file") for clip in cuts)
-
-
-@contextlib.contextmanager
-def _local_copy(video: str) -> Iterator[str]:
-    """A video as a local file: itself, or fetched to scratch for as long as it is needed."""
-    path = storage.local_path(video)
-    if path is not None:
-        yield path
-        return
-    with tempfile.NamedTemporaryFile(prefix="gexia-", suffix=os.path.splitext(video)[1][:8]) as scratch:
-        try:
-            with fsspec.open(video, "rb") as source:
-                shutil.copyfileobj(source, scratch, 1 << 20)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise Transient(f"{video}: {error}") from error
-        scratch.flush()
-        yield scratch.name
+        by_video.setdefault(catalog.located(clip["video"], config.input.video_root), []).append(clip)
+    with fetch.Fetch(list(by_video), config.fetch) as videos:
+        for location, cuts in by_video.items():
+            requests = [(clip["clip_id"], clip["start_ms"], clip["end_ms"]) for clip in cuts]
+            try:
+                with videos.take(location) as path:
+                    yield from decoder.read_clips(path, requests, config.frames)
+            except fetch.Unavailable as error:
+                yield from (FailedClip(clip["clip_id"], error.kind, str(error)) for clip in cuts)
 
 
 def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, config: ExpandConfig) -> None:

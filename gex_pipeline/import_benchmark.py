@@ -12,7 +12,7 @@ import polars as pl
 
 from gex_pipeline import expand
 from gex_pipeline.benchmarks.registry import BENCHMARKS, read, variant_of
-from gex_pipeline.benchmarks.videos import Coverage
+from gex_pipeline.benchmarks.videos import Coverage, named_from
 from shards import reader, storage
 from shards.errors import UserError
 from shards.format import IMPORT_RECORD, SHORT, canonical_json
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     """Run `gexia import` and return its exit code; arguments that it does not know go to the expansion as keys."""
     args, overrides = _parser().parse_known_args(argv)
     rows, coverage = read(args.name, args.annotations, args.videos, args.variant)
+    rows = named_from(rows, args.videos)
     if rows.is_empty():
         raise UserError(f"--annotations {args.annotations}: no sample of {args.name} in it")
     _print_coverage(args.name, rows, coverage)
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _expand_arguments(args: argparse.Namespace, catalog: str) -> list[str]:
     keys = {
         "input.path": catalog,
+        "input.video_root": args.videos,
         "input.duplicates": "refuse",
         "integrate.by": "none",
         "compress.backend": "none",

@@ -33,6 +33,9 @@ def check(config: ExpandConfig) -> None:
     for name in ("per_clip", "per_long", "short_side", "timeout_seconds"):
         if getattr(frames, name) <= 0:
             raise UserError(f"frames.{name} is {getattr(frames, name)}; it must be positive")
+    for name in ("scratch_gb", "parallel", "timeout_seconds"):
+        if getattr(config.fetch, name) <= 0:
+            raise UserError(f"fetch.{name} is {getattr(config.fetch, name)}; it must be positive")
     if not 1 <= frames.quality <= 100:
         raise UserError(f"frames.quality is {frames.quality}; it must be 1 to 100")
     if frames.per_clip > 1000:

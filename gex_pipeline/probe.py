@@ -1,6 +1,7 @@
 """Durations of clips that run to the end of their file, by ffprobe."""
 
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -9,13 +10,16 @@ import polars as pl
 WORKERS = 8  # a probe mostly waits: for the disk, the network, its process
 
 
-def with_durations(clips: pl.DataFrame, timeout_seconds: float) -> pl.DataFrame:
-    """`clips` with duration_ms filled in where it and end_ms are null; still null where ffprobe finds none."""
+def with_durations(clips: pl.DataFrame, located: Callable[[str], str], timeout_seconds: float) -> pl.DataFrame:
+    """`clips` with duration_ms filled in where it and end_ms are null; still null where ffprobe finds none.
+
+    `located` gives the path or URL of a clip's video.
+    """
     unknown = clips.filter(pl.col("duration_ms").is_null())["video"].unique().to_list()
     if not unknown:
         return clips
     with ThreadPoolExecutor(WORKERS) as pool:
-        durations = list(pool.map(lambda video: file_duration_ms(video, timeout_seconds), unknown))
+        durations = list(pool.map(lambda video: file_duration_ms(located(video), timeout_seconds), unknown))
     files = pl.DataFrame({"video": unknown, "file_ms": durations}, schema={"video": pl.String, "file_ms": pl.Int64})
     rest = pl.col("file_ms") - pl.col("start_ms").fill_null(0)
     return (

@@ -89,6 +89,16 @@ def resolve(rows: pl.DataFrame, root: str, files: pl.DataFrame) -> tuple[pl.Data
     return rows.select(columns), Coverage(names.height, missing)
 
 
+def named_from(rows: pl.DataFrame, root: str) -> pl.DataFrame:
+    """`rows` with the paths of `resolve` as names that start from `root`: these stay when the data moves."""
+    fs, base = fsspec.url_to_fs(root)
+    roots = {storage.join(_absolute(root), ""), storage.join(fs.unstrip_protocol(base), "")}
+    video = pl.col("video")
+    for prefix in roots:
+        video = video.str.strip_prefix(prefix)
+    return rows.with_columns(video)
+
+
 def _absolute(root: str) -> str:
     path = storage.local_path(root)
     return root if path is None else os.path.abspath(path)

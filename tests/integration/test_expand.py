@@ -182,9 +182,15 @@ def small_catalog(folder, clips=6, seconds=6) -> Path:
 def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     catalog = small_catalog(tmp_path)
     assert run(catalog, tmp_path / "calm") == 0
-    catalog.write_text("".join(reversed(catalog.read_text().splitlines(keepends=True))))
-    assert run(catalog, tmp_path / "out", "--frames.timeout_seconds", 60, "--compress.batch_size", 3) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for video in tmp_path.glob("*.mp4"):
+        video.rename(elsewhere / video.name)
+    moved = elsewhere / "clips.jsonl"
+    moved.write_text("".join(reversed(catalog.read_text().splitlines(keepends=True))))
+    assert run(moved, tmp_path / "out", "--frames.timeout_seconds", 60, "--compress.batch_size", 3) == 0
     assert tars(tmp_path / "out") == tars(tmp_path / "calm")
+    assert {sample["video"] for sample in samples(tmp_path / "out", "short")} == {"a.mp4", "b.mp4"}
 
 
 def test_retry_failed_takes_in_a_video_that_came_back(tmp_path):

@@ -313,6 +313,7 @@ def test_videos_are_listed_once_through_links_and_urls(tmp_path):
     finally:
         memory.rm("/benchmark-videos", recursive=True)
     assert rows["video"].to_list() == ["memory:///benchmark-videos/deep/a.webm", "memory://benchmark-videos/b.mp4"]
+    assert videos.named_from(rows, "memory://benchmark-videos")["video"].to_list() == ["deep/a.webm", "b.mp4"]
     assert coverage.missing == ["b"]
     with pytest.raises(UserError, match="no folder of videos"):
         videos.listing(str(tmp_path / "nowhere"))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gex_pipeline import catalog
-from gex_pipeline.config import ExpandConfig
+from gex_pipeline.config import ExpandConfig, InputConfig
 from shards.errors import UserError
 
 ROWS = [
@@ -33,6 +33,11 @@ def load(path, **keys):
     assert counts["rows_in"] == sum(counts[key] for key in ("filtered", "duplicates", "ledger", "clips"))
     assert (counts["clips"], counts["ledger"]) == (clips.num_rows, ledger.num_rows)
     return sorted(clips.to_pylist(), key=lambda clip: clip["clip_id"]), ledger.to_pylist(), counts
+
+
+def places(clips, path, video_root=None):
+    root = catalog.video_root(InputConfig(path=str(path), video_root=video_root))
+    return [catalog.located(clip["video"], root) for clip in clips]
 
 
 def jsonl(path, rows):
@@ -63,7 +68,7 @@ def test_every_format_gives_the_same_clips(tmp_path, name):
     assert ledger == []
     assert [(c["start_ms"], c["end_ms"], c["duration_ms"]) for c in clips] == [(500, 2000, 1500), (2000, 3250, 1250), (None,) * 3]
     assert [c["caption"] for c in clips] == [row["caption"] for row in ROWS]
-    assert [c["video"] for c in clips] == [f"{tmp_path}/v/1.mp4", f"{tmp_path}/v/1.mp4", "/abs/2.mp4"]
+    assert [c["video"] for c in clips] == ["v/1.mp4", "v/1.mp4", "/abs/2.mp4"]
     assert [json.loads(c["extra"]) for c in clips] == [{"score": row["score"]} for row in ROWS]
 
 
@@ -75,11 +80,14 @@ def test_compressed_remote_and_globbed_tables_are_read(tmp_path):
     with fsspec.open("memory://catalogs/in/t.jsonl", "wb") as file:
         file.write((tmp_path / "t.jsonl").read_bytes())
     remote, _, _ = load("memory://catalogs/in/*.jsonl")
-    assert [c["video"] for c in remote] == ["memory:///catalogs/in/v/1.mp4"] * 2 + ["/abs/2.mp4"]
+    assert remote == load(tmp_path / "t.jsonl")[0], "what is stored does not depend on where the data lies"
+    assert places(remote, "memory://catalogs/in/*.jsonl") == ["memory:///catalogs/in/v/1.mp4"] * 2 + ["/abs/2.mp4"]
+    assert places(remote, tmp_path / "t.jsonl") == [f"{tmp_path}/v/1.mp4"] * 2 + ["/abs/2.mp4"]
     (tmp_path / "x").mkdir()
     jsonl(tmp_path / "x" / "1.jsonl", ROWS[:1]), jsonl(tmp_path / "x" / "2.jsonl", [row | {"score": "high"} for row in ROWS[1:]])
     clips, _, _ = load(tmp_path / "x" / "*.jsonl", video_root="gs://bucket/videos/")
-    assert [c["video"] for c in clips] == ["gs://bucket/videos/v/1.mp4"] * 2 + ["/abs/2.mp4"]
+    there = ["gs://bucket/videos/v/1.mp4"] * 2 + ["/abs/2.mp4"]
+    assert places(clips, tmp_path / "x" / "*.jsonl", video_root="gs://bucket/videos/") == there
 
 
 SECONDS = [
@@ -196,7 +204,7 @@ def test_one_column_can_have_two_names_and_a_mapped_one_takes_the_name_of_anothe
     row = clip(url="u.mp4", caption="short", long="a long one", start=1, end=2)
     mapping = {"video": "url", "source_id": "url", "caption": "long"}
     [found], _, _ = load(jsonl(tmp_path / "t.jsonl", [row]), columns=mapping)
-    assert (found["video"], found["source_id"], found["caption"]) == (f"{tmp_path}/u.mp4", "u.mp4", "a long one")
+    assert (found["video"], found["source_id"], found["caption"]) == ("u.mp4", "u.mp4", "a long one")
     assert found["extra"] == "{}"
     [found], _, _ = load(tmp_path / "t.jsonl", columns=mapping | {"brief": "caption"})
     assert json.loads(found["extra"]) == {"brief": "short"}
@@ -221,6 +229,7 @@ def test_ids_and_sources_are_derived_where_missing(tmp_path):
     both, _, counts = load(tmp_path / "**" / "t.jsonl")
     assert counts["duplicates"] == 1, "only the id that is written twice: videos of two folders are two videos"
     assert len({c["source_id"] for c in both}) == 2
+    assert set(places(both, tmp_path / "**" / "t.jsonl")) == {f"{tmp_path}/v.mp4", f"{tmp_path}/x/v.mp4"}
 
 
 def test_duplicates_are_dropped_whatever_the_order_or_refused(tmp_path):

@@ -40,9 +40,9 @@ def test_timed_sentences_are_clips_of_their_video(tmp_path, file, format, clips,
     assert set(ledger["kind"]) <= {"end_before_start"}
     if "val_1" in file:
         one = table.filter(source_id="uqiMw7tQ1Cc")
-        assert one["video"].to_list() == [str(tmp_path / "v_uqiMw7tQ1Cc.mkv")] * 2
+        assert one["video"].to_list() == ["v_uqiMw7tQ1Cc.mkv"] * 2
         assert one.select("start_ms", "end_ms", "caption").row(0) == (280, 55150, "A weight lifting tutorial is given.")
-        assert table.filter(source_id="bXdq2zI1Ms0")["video"][0] == str(tmp_path / "bXdq2zI1Ms0.mp4")
+        assert table.filter(source_id="bXdq2zI1Ms0")["video"][0] == "bXdq2zI1Ms0.mp4"
 
 
 @needs_real_files
@@ -52,7 +52,7 @@ def test_webvid(tmp_path):
     table, ledger = load(REAL / "webvid/test_webvid.csv", "webvid", tmp_path)
     assert (table.height, ledger.height) == (20, 0)
     row = table.filter(clip_id="1053841541").to_dicts()[0]
-    assert (row["video"], row["duration_ms"]) == (str(tmp_path / "027701_027750/1053841541.mp4"), 17_000)
+    assert (row["video"], row["duration_ms"]) == ("027701_027750/1053841541.mp4", 17_000)
     assert row["caption"].startswith("Travel blogger shoot a story") and json.loads(row["extra"])["page_idx"] == 27732
     assert table["duration_ms"].max() == 60_000
 
@@ -71,7 +71,7 @@ def test_internvid(tmp_path):
         ("-a_bcdefghi_00:00:01.500_00:00:13.9996", 1_500, 14_000),
         ("-a_bcdefghi_01:00:00.000_01:00:02.250", 3_600_000, 3_602_250),
     ]
-    assert set(table["video"]) == {str(tmp_path / "-a_bcdefghi.webm")}
+    assert set(table["video"]) == {"-a_bcdefghi.webm"}
     assert json.loads(table["extra"][0]) == {"Aesthetic_Score": 4.5, "UMT_Score": 0.4}
 
 
