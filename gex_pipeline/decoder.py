@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gex_pipeline.decode_child import pack, unpack
 from gex_pipeline.errors import TRANSIENT_ERRNOS, Transient
 
 _START_SECONDS = 120  # for a new child on a machine that is very busy
+_KILL_SECONDS = 5
 _MAX_DEATHS = 2
 _READ_SIZE = 1 << 20
 
@@ -48,7 +50,8 @@ class FailedClip:
 
 
 class ChildDied(Exception):
-    """`kind` is timeout, crash, or killed: a SIGKILL that was not ours says nothing about the video."""
+    """`kind` is timeout, crash, or what says nothing about the video: killed, by a SIGKILL that was not ours, or
+    stalled, while it waited for storage."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -81,6 +84,8 @@ def read_clips(
                     yield _result(head, body)
             assert not remaining, f"{path}: the decoder forgot {list(remaining)}"
         except ChildDied as death:
+            if death.kind == "stalled":
+                raise Transient(f"{path}: {death}") from death
             blamed = awaited if awaited in remaining else next(iter(remaining))
             if death.kind == "killed" and blamed not in spared:
                 spared.add(blamed)  # the first time it may have been anybody; the second time it is the clip's memory
@@ -163,7 +168,8 @@ class _Child:
         """End it and its process group, and leave no zombie."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # not while it waits for storage that never answers
+                self._process.wait(_KILL_SECONDS)
         self._selector.close()
         self._process.stdin.close()
         self._process.stdout.close()
@@ -175,6 +181,8 @@ class _Child:
         """Exactly `size` bytes; any byte that comes is a sign of life and starts the time-out anew."""
         while len(self._buffer) < size:
             if not self._selector.select(timeout):
+                if _waits_for_storage(self._process.pid):
+                    raise ChildDied("stalled", f"storage gave nothing for {timeout:g} s")
                 raise ChildDied("timeout", f"no sign of life from the decoder for {timeout:g} s")
             data = os.read(self._process.stdout.fileno(), _READ_SIZE)
             if not data:
@@ -190,6 +198,16 @@ class _Child:
             return ChildDied("killed", "the decoder process was killed (out of memory?)")
         name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
         return ChildDied("crash", f"the decoder process died: {name}")
+
+
+def _waits_for_storage(pid: int) -> bool:
+    """Whether a process hangs in a read of a file: its state is then D (network file systems, FUSE, swap). A decoder
+    that hangs on its own is running or asleep."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError):
+            if thread.read_text().rpartition(")")[2].split()[0] == "D":
+                return True
+    return False
 
 
 _current: _Child | None = None

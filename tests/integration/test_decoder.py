@@ -15,6 +15,7 @@ from make_video import H264, pattern_video
 from gex_pipeline import decoder
 from gex_pipeline.config import FramesConfig
 from gex_pipeline.decoder import DecodedClip, FailedClip
+from gex_pipeline.errors import Transient
 
 ROOT = Path(__file__).parents[2]
 # No clip ends before the other starts: each is in progress on its own.
@@ -70,6 +71,31 @@ def test_a_hang_costs_the_clip_in_progress(path):
     failed = kinds(results)
     assert list(failed.values()) == ["timeout"] and len(results) == 8
     assert time.monotonic() - started < 20
+
+
+def test_a_process_that_waits_in_the_kernel_for_a_file_is_known(tmp_path):
+    """Here as there: posix_spawn blocks its caller, uninterruptibly, until its child has opened the pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    spawn = f"os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {str(tmp_path / 'pipe')!r}, 0, 0)])"
+    waiting = subprocess.Popen([sys.executable, "-c", f"import os; {spawn}"])
+    asleep = subprocess.Popen(["sleep", "60"])
+    try:
+        deadline = time.monotonic() + 10
+        while not decoder._waits_for_storage(waiting.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert decoder._waits_for_storage(waiting.pid)
+        assert not decoder._waits_for_storage(asleep.pid)
+    finally:
+        open(tmp_path / "pipe", "w").close()
+        asleep.kill()
+        waiting.wait(), asleep.wait()
+
+
+def test_a_stalled_storage_leaves_the_row_pending(path, monkeypatch):
+    monkeypatch.setattr(decoder, "_waits_for_storage", lambda pid: True)
+    with pytest.raises(Transient, match="storage gave nothing for 1 s"):
+        signalled(path, signal.SIGSTOP, ["0"], timeout=1.0)
+    assert not decoder._current.alive()
 
 
 def test_a_crash_costs_the_clip_in_progress(path):
