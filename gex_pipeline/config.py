@@ -9,8 +9,10 @@ class InputConfig:
     """The catalog of captioned clips."""
 
     path: str = ""  # file, glob or fsspec URL of the table
-    # internvid to youcook2: the set's own files, its videos found by id under video_root
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "internvid", "webvid", "activitynet", "youcook2"] = "auto"
+    # internvid to youcook2: the set's own files, its videos found by id under video_root. video2dataset: tar shards.
+    format: Literal[
+        "auto", "jsonl", "csv", "tsv", "parquet", "video2dataset", "internvid", "webvid", "activitynet", "youcook2"
+    ] = "auto"
     columns: dict[str, str] = field(default_factory=dict)  # schema name (or a new one) -> the table's column
     filter: str | None = None  # an expression over the table's columns, such as "umt_score > 0.3"
     passthrough: list[str] | None = None  # further columns kept in each sample's json; null: all

@@ -218,7 +218,7 @@ def _permanent(location: str, error: Exception) -> Unavailable | None:
     """The error as the video's own failure, if it is one."""
     if isinstance(error, Unavailable):
         return error
-    while location.startswith(_HTTP) and isinstance(error, FileNotFoundError) and error.__cause__:
+    while location.startswith(_HTTP) and isinstance(error, OSError) and error.__cause__:
         error = error.__cause__  # fsspec says "not found" whatever went wrong, a dead server too
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return Unavailable("missing_file", "no such file")

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import fsspec
 import polars as pl
 
+from gex_pipeline.fetch import range_of
+
 WORKERS = 8  # a probe mostly waits: for the disk, the network, its process
 
 
@@ -40,7 +42,10 @@ def file_duration_ms(video: str, timeout_seconds: float) -> int | None:
 
 
 def _readable(video: str) -> str:
-    """What ffprobe can open: a path, an http URL, or a signed one where the store gives them."""
+    """What ffprobe can open: a path, an http URL, or a signed one where the store gives them; byte ranges of these."""
+    if (span := range_of(video)) is not None:
+        file, offset, size = span
+        return f"subfile,,start,{offset},end,{offset + size},,:{_readable(file)}"
     if "://" not in video or video.startswith(("http://", "https://")):
         return video
     fs, path = fsspec.core.url_to_fs(video)

@@ -111,7 +111,7 @@ def index_tar(url: str, partial: bool = False) -> pa.Table:
     lines = []
     try:
         with storage.open_read(url) as file:
-            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=False))
+            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=lambda name: False))
             for key, group in groupby(((s[0], m) for s, m in keyed if s is not None), key=lambda item: item[0]):
                 members = [member for _, member in group]
                 first, last = members[0].offset, members[-1].end

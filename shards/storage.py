@@ -38,8 +38,7 @@ def exists(url: str) -> bool:
     path = local_path(url)
     if path is not None:
         return os.path.exists(path)
-    fs, path = _remote(url)
-    return fs.exists(path)
+    return _remote(url, "exists")
 
 
 def size(url: str) -> int:
@@ -47,17 +46,15 @@ def size(url: str) -> int:
     path = local_path(url)
     if path is not None:
         return os.stat(path).st_size
-    fs, path = _remote(url)
-    return fs.size(path)
+    return _remote(url, "size")
 
 
-def open_read(url: str) -> BinaryIO:
-    """A seekable binary file."""
+def open_read(url: str, block_size: int | None = None) -> BinaryIO:
+    """A seekable binary file; `block_size`: bytes that are fetched of a remote one at a time."""
     path = local_path(url)
     if path is not None:
         return open(path, "rb")
-    fs, path = _remote(url)
-    return fs.open(path, "rb")
+    return _remote(url, "open", "rb", block_size=block_size)
 
 
 def read_bytes(url: str) -> bytes:
@@ -65,8 +62,7 @@ def read_bytes(url: str) -> bytes:
     if path is not None:
         with open(path, "rb") as file:
             return file.read()
-    fs, path = _remote(url)
-    return fs.cat_file(path)
+    return _remote(url, "cat_file")
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -76,8 +72,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
         with open(path, "rb", buffering=0) as file:
             data = _pread(file.fileno(), offset, size)
     else:
-        fs, path = _remote(url)
-        data = fs.cat_file(path, start=offset, end=offset + size)
+        data = _remote(url, "cat_file", start=offset, end=offset + size)
     if len(data) != size:
         raise EOFError(f"{url}: {len(data)} bytes at offset {offset}, wanted {size}")
     return data
@@ -93,12 +88,12 @@ def list_dir(url: str, suffix: str = "") -> list[str]:
         with suppress(FileNotFoundError, NotADirectoryError):
             return sorted(name for name in os.listdir(path) if _listed(name, suffix))
         return []
-    fs, path = _remote(url)
     try:
-        entries = fs.ls(path, detail=False)
+        entries = [entry.rstrip("/") for entry in _remote(url, "ls", detail=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.strip("/") != path.strip("/")}
+    here = _file_system(url)[1].rstrip("/")
+    names = {entry.rsplit("/", 1)[-1] for entry in entries if entry != here}
     return sorted(name for name in names if _listed(name, suffix))
 
 
@@ -106,8 +101,7 @@ def write_bytes_atomic(url: str, data: bytes) -> None:
     """Write a small file whole or not at all, replacing an older one."""
     path = local_path(url)
     if path is None:
-        fs, path = _remote(url)
-        fs.pipe_file(path, data)
+        _remote(url, "pipe_file", data)
         return
     with _written_beside(path, data) as temporary:
         os.replace(temporary, path)
@@ -121,9 +115,8 @@ def create_once(url: str, data: bytes) -> bool:
     """
     path = local_path(url)
     if path is None:
-        fs, path = _remote(url)
         try:
-            fs.pipe_file(path, data, mode="create")
+            _remote(url, "pipe_file", data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -145,8 +138,9 @@ def publish_file(local: str, url: str) -> None:
     """Move a finished local file to its final place, replacing an older one; the local file is gone afterwards."""
     path = local_path(url)
     if path is None:
-        fs, path = _remote(url)
-        fs.put_file(local, path)
+        fs, path = _file_system(url)
+        with _as_os_errors(url):
+            fs.put_file(local, path)
         os.unlink(local)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -167,8 +161,7 @@ def delete(url: str) -> None:
         if path is not None:
             os.unlink(path)
         else:
-            fs, path = _remote(url)
-            fs.rm_file(path)
+            _remote(url, "rm_file")
 
 
 def temporary_name(path: str) -> str:
@@ -189,12 +182,30 @@ def remove_temporaries(root: str) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def _remote(url: str):
+def _remote(url: str, method: str, *args, **kwargs):
+    """A method of the URL's file system on its path."""
+    fs, path = _file_system(url)
+    with _as_os_errors(url):
+        return getattr(fs, method)(path, *args, **kwargs)
+
+
+def _file_system(url: str):
     try:
         # Without a listings cache: other machines write to the same folder.
         return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: cannot open this kind of URL: {error}") from None
+
+
+@contextmanager
+def _as_os_errors(url: str) -> Iterator[None]:
+    """Stores have error classes of their own: of a dead endpoint, of missing credentials."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{url}: {error}") from error
 
 
 def _listed(name: str, suffix: str) -> bool:

@@ -1,6 +1,7 @@
 """Tar archives by their 512-byte headers: written so that equal samples give equal bytes, read without copies."""
 
 import tarfile
+from collections.abc import Callable
 from typing import BinaryIO, Iterator, NamedTuple
 
 from shards.format import TAR_BLOCK
@@ -18,10 +19,12 @@ class TarError(ValueError):
 
 class Member(NamedTuple):
     """A regular file of a tar. `offset` counts from the start of the tar to the first header that belongs to it,
-    `end` to the end of its padding."""
+    `start` to its first byte, `end` to the end of its padding."""
 
     name: str
     offset: int
+    start: int
+    size: int
     end: int
     data: bytes | None
 
@@ -62,8 +65,8 @@ def parse_members(buffer) -> list[tuple[str, memoryview]]:
     return members
 
 
-def scan(file: BinaryIO, read: bool = True) -> Iterator[Member]:
-    """Regular files of a whole tar, in order, checksums checked; `data` is None unless `read`.
+def scan(file: BinaryIO, read: Callable[[str], bool] = lambda name: True) -> Iterator[Member]:
+    """Regular files of a whole tar, in order, checksums checked; `data` is None of those whose names `read` leaves out.
 
     TarError where the tar is damaged or ends without its zero block.
     """
@@ -77,7 +80,7 @@ def scan(file: BinaryIO, read: bool = True) -> Iterator[Member]:
         start, at = at + TAR_BLOCK, at + TAR_BLOCK + padded(size)
         regular = kind in _REGULAR
         data = None
-        if read or not regular:
+        if not regular or read(long_name or name):
             data = _read(file, padded(size))
             if len(data) < padded(size):
                 raise TarError(f"truncated at byte {start + len(data)}, inside {name}")
@@ -85,7 +88,7 @@ def scan(file: BinaryIO, read: bool = True) -> Iterator[Member]:
         else:
             file.seek(at)
         if regular:
-            yield Member(long_name or name, first, at, data)
+            yield Member(long_name or name, first, start, size, at, data)
             first, long_name = None, None
         else:
             long_name = _long_name(kind, data) or long_name

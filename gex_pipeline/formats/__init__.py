@@ -1,13 +1,14 @@
 """Readers of input tables: one small module a format, each turning one file into one `Table`."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Callable
 
 import fsspec
 import polars as pl
 
-from gex_pipeline.formats import delimited, jsonl, parquet, public_sets
+from gex_pipeline.formats import delimited, jsonl, parquet, public_sets, video2dataset
 from gex_pipeline.formats.table import FILE, Table
 from shards.errors import UserError
 
@@ -16,6 +17,7 @@ READERS: dict[str, Callable[[str], Table]] = {
     "csv": delimited.read_csv,
     "tsv": delimited.read_tsv,
     "parquet": parquet.read,
+    "video2dataset": video2dataset.read,
 }
 # Sets with files of their own, whose videos are named by id and looked up under input.video_root.
 PUBLIC_SETS: dict[str, Callable[[str], Table]] = {
@@ -31,7 +33,9 @@ _SUFFIXES = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tar": "video2dataset",
 }
+_READERS = 16  # files read at a time: on an object store the wait is latency
 _COMPRESSION = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -51,7 +55,8 @@ class Catalog:
 def read_all(path: str, format: str) -> Catalog:
     """Read every table that `path` (file, glob or fsspec URL) names. UserError where none can be read."""
     files = find(path)
-    tables = [_reader(file, format)(file) for file in files]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda file: _read(file, format), files))
     frames = [table.frame.with_columns(pl.lit(i, pl.UInt32).alias(FILE)) for i, table in enumerate(tables)]
     try:
         frame = pl.concat(frames, how="diagonal_relaxed")
@@ -67,16 +72,25 @@ def find(path: str) -> list[str]:
         raise UserError("input.path is not set: name the table of clips, e.g. --input.path clips.jsonl")
     try:
         fs, pattern = fsspec.core.url_to_fs(path)
-        found = sorted(fs.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
-        if not found or not all(fs.exists(file) for file in found):
-            raise UserError(f"input.path: no file {path}")
-        if any(fs.isdir(file) for file in found):
-            raise UserError(f"input.path: {path} is a folder; name its tables, e.g. {path.rstrip('/')}/*.parquet")
-    except (OSError, ImportError, ValueError) as error:
+        found = fs.glob(pattern, detail=True) if any(c in pattern for c in "*?[") else {pattern: fs.info(pattern)}
+    except FileNotFoundError:
+        found = {}
+    except Exception as error:  # stores have error classes of their own
         raise UserError(f"input.path: cannot read {path}: {_first_line(error)}") from None
+    if not found:
+        raise UserError(f"input.path: no file {path}")
+    if any(info["type"] == "directory" for info in found.values()):
+        raise UserError(f"input.path: {path} is a folder; name its tables, e.g. {path.rstrip('/')}/*.parquet")
     if "file" in fs.protocol or "local" in fs.protocol:
-        return [os.path.abspath(file) for file in found]
-    return [fs.unstrip_protocol(file) for file in found]
+        return sorted(os.path.abspath(file) for file in found)
+    return sorted(fs.unstrip_protocol(file) for file in found)
+
+
+def _read(file: str, format: str) -> Table:
+    try:
+        return _reader(file, format)(file)
+    except OSError as error:
+        raise UserError(f"input.path: cannot read {file}: {_first_line(error)}") from None
 
 
 def _reader(file: str, format: str) -> Callable[[str], Table]:
