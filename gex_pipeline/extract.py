@@ -7,7 +7,6 @@ in. A clip that fails is a line of the sidecars and of the ledger.
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterator

@@ -91,7 +91,7 @@ class Fetch:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._folder.cleanup()
+            self._folder.cleanup()  # workers make and rename files under the same lock, and none once it is closed
 
     @contextmanager
     def take(self, location: str) -> Iterator[str]:
@@ -178,23 +178,32 @@ class Fetch:
 
     def _copy(self, job: _Job, generation: int) -> None:
         path = f"{job.path}.{generation}"
-        self._account(job, generation, -job.bytes)
         try:
-            with open(path, "wb") as scratch:
+            with self._changed:
+                self._check_wanted(job, generation)
+                self._held -= job.bytes
+                job.bytes = 0
+                scratch = open(path, "wb")
+            with scratch:
                 for block in _blocks(job.location):
                     self._account(job, generation, len(block))
                     scratch.write(block)
-            os.replace(path, job.path)
+            with self._changed:
+                self._check_wanted(job, generation)
+                os.replace(path, job.path)
         finally:
             _remove(path)
 
-    def _account(self, job: _Job, generation: int, change: int) -> None:
+    def _check_wanted(self, job: _Job, generation: int) -> None:
+        if self._closed or job.generation != generation:
+            raise Transient("given up")
+
+    def _account(self, job: _Job, generation: int, size: int) -> None:
         """Count bytes of a job, and hold its worker back while scratch is full and another video's turn is sooner."""
         with self._changed:
-            if self._closed or job.generation != generation:
-                raise Transient("given up")
-            job.bytes += change
-            self._held += change
+            self._check_wanted(job, generation)
+            job.bytes += size
+            self._held += size
             job.progress = time.monotonic()
             if job.bytes > self.config.scratch_gb * 1e9:
                 raise Unavailable("too_large", f"more than fetch.scratch_gb ({self.config.scratch_gb:g} GB)")

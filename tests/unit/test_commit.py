@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 
+import fsspec
 import pytest
 from make_video import pattern_video
 
@@ -35,8 +36,9 @@ def job(clips, tmp_path, monkeypatch):
     config = ExpandConfig()
     config.input.path, config.output.path = str(tmp_path / "in/clips.jsonl"), ROOT
     with contextlib.suppress(FileNotFoundError):
-        storage._remote(ROOT)[0].rm("/two-runs", recursive=True)
+        fsspec.filesystem("memory").rm("/two-runs", recursive=True)
     plan.write(plan.build(catalog.load(config)[0], config), ROOT)
+    config.input.video_root = catalog.video_root(config.input)
     compressor = compress.Compressor(config)
     works = {"extract": expand.extract_row, "compress": lambda root, row, _: compressor({"row": row}), "compose": expand.compose_row}
     video, away = tmp_path / "in/b.mp4", tmp_path / "in/away.mp4"
