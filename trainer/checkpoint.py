@@ -12,6 +12,7 @@ has the size that it lists.
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,12 @@ class CheckpointConfig:
     keep: int = 3  # the newest; older ones are removed
 
 
-def claim(output: Path, identity: dict, resume: bool) -> Path | None:
+def claim(
+    output: Path, identity: dict, resume: bool, allow_changed: bool = False, say: Callable[[str], None] = print
+) -> Path | None:
     """Check that a folder may hold this run; returns the checkpoint to go on from, if any.
 
+    allow_changed: a run with another identity goes on with this one, unless the model differs; `say` tells what changed.
     Raises UserError if the folder holds another run, or this one and `resume` is off.
     """
     path = output / "run.json"
@@ -45,11 +49,15 @@ def claim(output: Path, identity: dict, resume: bool) -> Path | None:
         stored = json.loads(path.read_text())
     except ValueError:
         raise UserError(f"output: {path} is not readable; choose another folder") from None
-    key = first_difference(stored, json.loads(json.dumps(identity)))
-    if key:
-        raise UserError(f"output: {output} holds a run with another {key}; choose another folder or set it back")
+    changed = list(differences(stored, json.loads(json.dumps(identity))))
+    fixed = [key for key in changed if key.split(".")[0] == "model"]  # its weights would not fit
+    if changed and (fixed or not allow_changed):
+        remedy = "choose another folder or set it back" + ("" if fixed else ", or go on with it by --allow_changed true")
+        raise UserError(f"output: {output} holds a run with another {', '.join(fixed or changed)}; {remedy}")
     if not resume:
         raise UserError(f"output: {output} holds this run already; remove it, or leave resume on to go on from it")
+    if changed:
+        say(f"{output} goes on with another {', '.join(changed)}")
     return newest(output)
 
 
@@ -59,21 +67,27 @@ def write_identity(output: Path, identity: dict) -> None:
     _write_whole(output / "run.json", json.dumps(identity, indent=1).encode())
 
 
-def first_difference(stored, wanted, key: str = "") -> str | None:
-    """Dotted key of the first place where two JSON values differ."""
+def differences(stored, wanted, key: str = "") -> Iterator[str]:
+    """Dotted keys of the places where two JSON values differ."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for name in sorted(stored.keys() | wanted.keys()):
-            found = first_difference(stored.get(name), wanted.get(name), f"{key}.{name}".strip("."))
-            if found:
-                return found
-        return None
-    return None if stored == wanted else key
+            yield from differences(stored.get(name), wanted.get(name), f"{key}.{name}".strip("."))
+    elif stored != wanted:
+        yield key
 
 
-def save(output: Path, step: int, models: dict[str, nn.Module], optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save(
+    output: Path,
+    step: int,
+    models: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    digests: list[str] | None = None,
+) -> Path:
     """Write the state after `step` steps, whole or not at all, and remove all but the `keep` newest checkpoints.
 
-    `models`: file name -> what is saved as NAME.safetensors ("model", and "average" where there is one).
+    `models`: file name -> what is saved as NAME.safetensors ("model", and "average" where there is one). `digests`: of
+    the data that it learned from, for the record; `claim` compares those of the run.
     """
     folder = output / "checkpoints"
     final, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
@@ -87,7 +101,7 @@ def save(output: Path, step: int, models: dict[str, nn.Module], optimizer: torch
     for path in temporary.iterdir():
         _sync(path)
         sizes[path.name] = path.stat().st_size
-    _write_whole(temporary / MARKER, json.dumps({"step": step, "files": sizes}).encode())
+    _write_whole(temporary / MARKER, json.dumps({"step": step, "data": digests, "files": sizes}).encode())
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     _sync(folder)

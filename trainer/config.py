@@ -40,6 +40,7 @@ class PretrainConfig:
     compile: bool = False  # torch.compile of towers and IAMs: minutes at the start, faster steps on a GPU
     grad_cache_chunk: int | None = None  # samples of a rank whose activations are held at once; null: all
     resume: bool = True  # go on from the newest whole checkpoint in `output`
+    allow_changed: bool = False  # resume with other data, seed, streams or loader than before; the steps done stay done
     log_every: int = 10  # steps between two lines; metrics.jsonl has every step
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # names that accelerate knows
 

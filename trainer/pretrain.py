@@ -26,7 +26,7 @@ def pretrain(config: PretrainConfig) -> None:
     with accelerator.main_process_first():  # tars without a manifest are scanned by one rank
         datasets = [open_data(url) for url in config.data]
     identity = run_identity(config, [dataset.manifest["digest"] for dataset in datasets])
-    newest = checkpoint.claim(output, identity, config.resume)
+    newest = checkpoint.claim(output, identity, config.resume, config.allow_changed, accelerator.print)
 
     seed_step(config.seed, -1, 0)
     model = create_model(config)
@@ -97,7 +97,8 @@ def train(
             last = step + 1 == config.steps
             if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
                 if accelerator.is_main_process:
-                    checkpoint.save(output, step + 1, weights(plain_model, average), optimizer, config.checkpoint.keep)
+                    state = weights(plain_model, average), optimizer
+                    checkpoint.save(output, step + 1, *state, config.checkpoint.keep, streams.digests)
                 accelerator.wait_for_everyone()
                 stop.saved()
             if stopping and not last:

@@ -67,6 +67,7 @@ class Streams:
             raise UserError(
                 f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each"
             )
+        self.digests = [dataset.manifest["digest"] for dataset in datasets]
         self._rank, self._world_size = rank, world_size
         self._indices: dict[str, list[Index]] = {}
         self._recipes: dict[str, Recipe] = {}

@@ -129,6 +129,9 @@ def test_the_tiny_config_trains_on_seven_long_samples_and_the_folder_is_then_tak
     assert_refused(call(monkeypatch, capsys, "pretrain", *run, "--seed", "1"), "another seed")
     assert_refused(call(monkeypatch, capsys, "pretrain", *run, "--resume", "false"), "holds this run already")
     assert call(monkeypatch, capsys, "pretrain", *run)[0] == 0  # it was done: nothing to do
+    changed = ["--seed", "1", "--allow_changed", "true", "--steps", "5"]
+    assert call(monkeypatch, capsys, "pretrain", *run, *changed)[0] == 0
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 5
 
     asked = ["--checkpoint", output / "model", "--data", data, "--workers", "0"]
     assert_refused(call(monkeypatch, capsys, "evaluate", *asked, "--split", "val"), "split val")

@@ -113,6 +113,21 @@ def test_another_run_in_the_folder_is_refused_by_the_key_that_differs(tmp_path, 
         checkpoint.claim(tmp_path, other, resume=True)
 
 
+def test_another_run_goes_on_where_that_is_allowed_and_says_what_changed(tmp_path):
+    run = IDENTITY | {"model": {"width": 8}}
+    checkpoint.write_identity(tmp_path, run)
+    other = run | {"seed": 1, "streams": {"lv": {"batch": 8}}}
+    path = checkpoint.save(tmp_path, 1, *trained(0), keep=1, digests=["abc"])
+    assert json.loads((path / checkpoint.MARKER).read_text())["data"] == ["abc"]
+    with pytest.raises(UserError, match="another seed, streams.lv.batch; .* go on with it by --allow_changed true"):
+        checkpoint.claim(tmp_path, other, resume=True)
+    said = []
+    assert checkpoint.claim(tmp_path, other, resume=True, allow_changed=True, say=said.append) == path
+    assert said == [f"{tmp_path} goes on with another seed, streams.lv.batch"]
+    with pytest.raises(UserError, match="another model.width; choose another folder or set it back$"):
+        checkpoint.claim(tmp_path, other | {"model": {"width": 9}}, resume=True, allow_changed=True)
+
+
 def test_a_claimed_folder_without_resume_or_with_a_broken_claim_is_refused(tmp_path):
     checkpoint.write_identity(tmp_path, IDENTITY)
     with pytest.raises(UserError, match="holds this run already"):
