@@ -1,12 +1,15 @@
 """Where each sample lies: offsets of the shards' samples, loaded shard by shard when first needed."""
 
+import faulthandler
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
 from shards import format, storage
-from shards.errors import DatasetError
+from shards.errors import DatasetError, UserError
 from shards.reader import Dataset, Shard, index_tar
 from trainer.tars import Tar
 
@@ -18,11 +21,12 @@ _THREADS = 16  # sidecars and sizes asked for at once: each is one small request
 class Index:
     """Byte spans of samples of a list of shards; shards and samples are numbered from 0.
 
-    first: number of the first shard among those of all indexes, which is how windows name their tars.
+    first: number of the first shard among those of all indexes, which is how windows name their tars. patience: seconds
+    without an answer from the store, after which UserError ends the run.
     """
 
-    def __init__(self, shards: list[tuple[Dataset, Shard]], first: int = 0):
-        self.shards, self.first = shards, first
+    def __init__(self, shards: list[tuple[Dataset, Shard]], first: int = 0, patience: float = 300.0):
+        self.shards, self.first, self._patience = shards, first, patience
         self.tars = [Tar(dataset.shard_url(shard), shard.bytes, shard.sha256) for dataset, shard in shards]
         self._spans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -41,18 +45,17 @@ class Index:
 
     def check_sizes(self) -> None:
         """Warn of tars whose size is not the manifest's; their unreadable samples will be replaced and counted."""
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for tar, size in zip(self.tars, threads.map(_size, self.tars)):
-                if size != tar.length:
-                    logger.warning("%s: %s bytes, the manifest says %d", tar.url, size, tar.length)
+        sizes = _at_once(lambda number: _size(self.tars[number]), range(len(self.tars)), self._patience, self._name)
+        for number, tar in enumerate(self.tars):
+            if sizes[number] != tar.length:
+                logger.warning("%s: %s bytes, the manifest says %d", tar.url, sizes[number], tar.length)
 
     def _load(self, shards: np.ndarray) -> None:
         missing = [int(shard) for shard in shards if int(shard) not in self._spans]
-        if len(missing) == 1:
-            self._spans[missing[0]] = self._read(missing[0])
-        elif missing:
-            with ThreadPoolExecutor(_THREADS) as threads:
-                self._spans.update(zip(missing, threads.map(self._read, missing)))
+        self._spans.update(_at_once(self._read, missing, self._patience, self._name))
+
+    def _name(self, number: int) -> str:
+        return self.tars[number].url
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         dataset, shard = self.shards[number]
@@ -79,3 +82,37 @@ def _size(tar: Tar) -> int | None:
         return storage.size(tar.url)
     except OSError:
         return None
+
+
+def _at_once(work: Callable[[int], object], items: Iterable[int], patience: float, name: Callable[[int], str]) -> dict:
+    """{item: work(item)}, by threads that nobody waits for: one that hangs must not keep the process from ending."""
+    asked, answers, left = SimpleQueue(), SimpleQueue(), set(items)
+    for item in left:
+        asked.put(item)
+
+    def serve():
+        while True:
+            try:
+                item = asked.get_nowait()
+            except Empty:
+                return
+            try:
+                answers.put((item, work(item), None))
+            except BaseException as error:
+                answers.put((item, None, error))
+
+    for _ in range(min(_THREADS, len(left))):
+        threading.Thread(target=serve, daemon=True).start()
+    found = {}
+    while left:
+        try:
+            item, found[item], error = answers.get(timeout=patience)
+        except Empty:
+            faulthandler.dump_traceback(all_threads=True)
+            raise UserError(
+                f"no answer for {patience:.0f} s (loader.stall_seconds) about {', '.join(sorted(map(name, left))[:3])}"
+            ) from None
+        if error:
+            raise error
+        left.remove(item)
+    return found

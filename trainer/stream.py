@@ -76,7 +76,7 @@ class Streams:
             parts, weights = _parts(name, config, datasets, data, needs_text=not fields)
             self._indices[name] = []
             for shards in parts:
-                self._indices[name].append(Index(shards, first=len(tars)))
+                self._indices[name].append(Index(shards, len(tars), data.stall_seconds))
                 tars += self._indices[name][-1].tars
             streams.append(_order(name, config, parts, weights, data, seed))
             streams[-1].rank_lanes(rank, world_size)
@@ -144,7 +144,7 @@ def evaluation_batches(
     `batch` is this rank's; the last batch is smaller. A sample that cannot be read is left out, and logged.
     `fields` of each sample's json come along; one without a `required` field cannot be read.
     """
-    index = Index([(dataset, shard) for shard in dataset.select(split, granularity)])
+    index = Index([(dataset, shard) for shard in dataset.select(split, granularity)], patience=data.stall_seconds)
     if not index.shards:
         raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
     index.check_sizes()

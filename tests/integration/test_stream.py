@@ -328,6 +328,16 @@ def test_without_any_progress_the_run_ends_and_names_the_shard(own_root, capfd):
     assert "Thread 0x" in capfd.readouterr().err  # the stacks
 
 
+def test_an_index_that_does_not_come_ends_the_run_and_is_named(own_root, capfd):
+    sidecar = own_root / "train/short/00001.parquet"
+    sidecar.unlink()
+    os.mkfifo(sidecar)
+    with streams(own_root, SHORT, stall_seconds=1.0) as stream:
+        with pytest.raises(UserError, match=rf"no answer for 1 s .* about {sidecar.with_suffix('.tar')}"):
+            list(stream.batches(0, 1))
+    assert "Thread 0x" in capfd.readouterr().err
+
+
 def test_a_killed_run_leaves_no_process_and_no_shared_memory(root, tmp_path):
     before = set(os.listdir("/dev/shm"))
     script = tmp_path / "run.py"
