@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from gex_pipeline import catalog, cluster, commit, nodes, plan, summary
+from gex_pipeline import catalog, cluster, commit, dry_run, nodes, plan, summary
 from gex_pipeline.compose import compose_row
 from gex_pipeline.compress import Compressor
 from gex_pipeline.config import ExpandConfig
@@ -53,7 +53,8 @@ def run(config: ExpandConfig) -> int:
     if not counts["clips"]:
         raise UserError(f"input.path: {config.input.path} has no usable clip ({_by_kind(ledger)})")
     if config.dry_run:
-        return dry_run(plan.build(clips, config), config)
+        print("\n".join([*dry_run.report(plan.build(clips, config), config), "dry run: nothing was written"]))
+        return EXIT_DONE
     work = summary.Work()
     with Output(config.output.path) as output, cluster.Session(config.ray) as session:
         output.claim(config)
@@ -142,17 +143,6 @@ def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], d
         return {**item, "pending": why, name: time.monotonic() - started}
 
     return step
-
-
-def dry_run(planned: plan.Plan, config: ExpandConfig) -> int:
-    """Print what the plan would make."""
-    counts = planned.counts
-    samples = {"short": counts["clips"], "long": counts["long"], "image": counts["clips"]}
-    print(f"{counts['groups']:,} groups, {counts['rows']:,} rows, about {planned.target:,} clips a row")
-    for granularity in config.output.granularities:
-        print(f"{granularity:>8}  {samples[granularity]:>9,} samples")
-    print("dry run: nothing was written")
-    return EXIT_DONE
 
 
 def _kinds(ledger) -> dict[str, int]:

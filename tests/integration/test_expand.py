@@ -230,12 +230,24 @@ def test_granularities_can_be_left_out(tmp_path):
 
 def test_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     catalog = small_catalog(tmp_path)
+    (tmp_path / "b.mp4").unlink()
     assert run(catalog, tmp_path / "out", "--dry_run", "true") == 0
     out = capsys.readouterr().out
     assert "2 groups, 2 rows" in out and [line.split()[:2] for line in out.splitlines()[1:4]] == [
         ["short", "6"], ["long", "2"], ["image", "6"],
     ]  # fmt: skip
+    assert "estimated from 6 clips" in out and "3 failed (missing_file)" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_estimates_what_a_run_makes(footage, shared_data, tmp_path, capsys):
+    """The footage has fewer clips than the sample, so that nothing is left to chance."""
+    assert run(shared_data / "footage/clips.jsonl", tmp_path / "out", "--dry_run", "true") == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    for granularity, cell in account(footage)["granularities"].items():
+        hours, megabytes = float(lines[granularity][4]), float(lines[granularity][6])
+        assert hours == pytest.approx(cell["duration_ms"] / 3_600_000, abs=0.006)
+        assert megabytes == pytest.approx(cell["bytes"] / 1e6, rel=0.05, abs=0.06)
 
 
 def test_a_second_run_on_the_same_output_is_refused(tmp_path, capsys):
