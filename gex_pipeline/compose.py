@@ -1,9 +1,9 @@
-"""Long samples of a row, cut from its short tar: the JPEG bytes of its clips, their joined captions, the summary.
+"""Long samples of a row, cut from its short tar: the frames of its clips, their joined captions, the summary.
 
 Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips`. The long
 text is their captions in order, each ended by a full stop where it has no stop of its own. `frames.per_long` frames
 are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each clip; a clip never shows one of
-its stored frames twice, so few clips give fewer frames.
+its stored frames twice, so few clips give fewer frames. With `frames.format: mp4` the clips' videos are joined whole.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from gex_pipeline.config import ExpandConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.sentences import ended
 from gex_pipeline.summaries import LongText
-from shards import format, storage, tar
+from shards import format, mp4, storage, tar
 from shards.reader import read_parquet
 from shards.writer import ShardWriter, parquet_bytes
 
@@ -48,7 +48,7 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
         _write_ledger(root, row, receipt["errors"])
         record = _record(receipt, shards, generated, started)
         return commit.write(root, row, record)
-    except OSError as error:
+    except (OSError, mp4.EncoderError) as error:
         raise Transient(f"row {row}: {error}") from error
 
 
@@ -72,16 +72,14 @@ def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[
 
 
 def _add_long(writer: ShardWriter, group, samples, text: LongText, summary: dict, config: ExpandConfig) -> None:
-    frames, frame_ms, clips = [], [], []
-    per_clip = shares(config.frames.per_long, len(group))
-    for clip, (meta, jpegs), share in zip(group, samples, per_clip):
-        first = len(frames)
-        for i in evenly(len(jpegs), share):
-            frames.append(jpegs[i])
-            frame_ms.append(meta["frame_ms"][i])
-        shown = {name: meta[name] for name in ("clip_id", "video", "start_ms", "end_ms", "caption")}
-        clips.append({**shown, "frames": [first, len(frames)]})
     metas = [meta for meta, _ in samples]
+    frames, chosen = _long_frames(samples, config)
+    frame_ms, clips = [], []
+    for meta, positions in zip(metas, chosen):
+        first = len(frame_ms)
+        frame_ms += [meta["frame_ms"][i] for i in positions]
+        shown = {name: meta[name] for name in ("clip_id", "video", "start_ms", "end_ms", "caption")}
+        clips.append({**shown, "frames": [first, len(frame_ms)]})
     writer.add(
         sample_id=text.sample_id,
         source_id=_source_id(group),
@@ -99,6 +97,20 @@ def _add_long(writer: ShardWriter, group, samples, text: LongText, summary: dict
         duration_ms=sum(meta["duration_ms"] for meta in metas),
         decoder="+".join(sorted({meta["decoder"] for meta in metas})),
     )
+
+
+def _long_frames(samples: list[tuple[dict, object]], config: ExpandConfig) -> tuple[list[bytes] | bytes, list]:
+    """The long sample's frames, and which of its own each clip gave."""
+    metas = [meta for meta, _ in samples]
+    if config.frames.format == "mp4":
+        durations = [meta["duration_ms"] for meta in metas]
+        offsets = [0, *itertools.accumulate(durations[:-1])]
+        deadline = config.frames.timeout_seconds * len(samples)
+        joined = mp4.join([video for _, video in samples], offsets, config.frames.crf, deadline)
+        return joined, [range(len(meta["frame_ms"])) for meta in metas]
+    per_clip = shares(config.frames.per_long, len(samples))
+    chosen = [evenly(len(jpegs), share) for (_, jpegs), share in zip(samples, per_clip)]
+    return [jpegs[i] for (_, jpegs), positions in zip(samples, chosen) for i in positions], chosen
 
 
 def shares(total: int, clips: int) -> list[int]:
@@ -142,10 +154,12 @@ def _short_samples(root: str, split: str, row: int) -> dict[str, tuple[int, int]
     return {line["clip_ids"][0]: (line["offset"], line["size"]) for line in lines if line["status"] == "ok"}
 
 
-def _read_sample(url: str, offset: int, size: int) -> tuple[dict, list[bytes]]:
-    """A short sample's json and its JPEGs."""
+def _read_sample(url: str, offset: int, size: int) -> tuple[dict, list[bytes] | bytes]:
+    """A short sample's json and its JPEGs, or its MP4."""
     members = tar.parse_members(storage.read_range(url, offset, size))
-    return json.loads(bytes(members[0][1])), [bytes(data) for name, data in members if name.endswith(".jpg")]
+    videos = [bytes(data) for name, data in members if name.endswith(f".{format.VIDEO_MEMBER}")]
+    pictures = [bytes(data) for name, data in members if name.endswith(".jpg")]
+    return json.loads(bytes(members[0][1])), videos[0] if videos else pictures
 
 
 def _write_ledger(root: str, row: int, errors: list[dict]) -> None:
@@ -169,6 +183,7 @@ def _record(receipt: dict, shards: dict, generated: dict | None, started: float)
         "count": successes + len(receipt["errors"]),
         "successes": successes,
         "failed_to_subsample": len(receipt["errors"]),
+        "policy_fallbacks": receipt["policy_fallbacks"],
         "status_dict": {"success": successes, **kinds},
         "start_time": round(started - receipt["seconds"], 3),
         "end_time": round(ended_at, 3),

@@ -75,12 +75,24 @@ class FetchConfig:
 
 @dataclass
 class FramesConfig:
+    # uniform: per_clip frames at even midpoints; fps: one every 1/fps s; keyframe: key frames alone, or uniform in a
+    # clip without one
+    policy: Literal["uniform", "fps", "keyframe"] = "uniform"
     per_clip: int = 8
     per_long: int = 32
-    policy: Literal["uniform"] = "uniform"
+    fps: float = 1.0
+    max_per_clip: int = 64  # of the policies fps and keyframe; a clip with more gives as many, evenly spread
     short_side: int = 256
-    quality: int = 90
-    format: Literal["jpg"] = "jpg"
+    quality: int = 90  # JPEG
+    # mp4: one video a sample instead of pictures, with every frame of the clip (policy fps: with one every 1/fps s)
+    format: Literal["jpg", "mp4"] = "jpg"
+    crf: int = 20  # x264's quality, 0 (lossless) to 51
+    # Who decodes; the next one gets what those before it cannot read
+    decoders: list[Literal["pyav", "decord", "torchcodec"]] = field(default_factory=lambda: ["pyav", "decord"])
+    # A video beyond these goes to the ledger as too_large
+    max_megapixels: float = 67.2  # of a frame
+    max_hours: float = 100.0
+    max_frames: int = 10_000_000
     timeout_seconds: float = 30.0  # without progress, then the decoder child is killed
 
 

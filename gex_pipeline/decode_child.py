@@ -1,11 +1,11 @@
 """The process that decodes: `python -m gex_pipeline.decode_child`, one job after another on its pipes.
 
 Native decoders crash, and hang where no signal handler or thread can stop them; so they run here, where the parent
-(`decoder.py`) can kill them. A job is one video and its clips; finished clips go back as they come, as JPEG.
+(`decoder.py`) can kill them. A job is one video and its clips; finished clips go back as they come, as JPEG or MP4.
 
 Both directions: 4 bytes length of a JSON head, 4 bytes length of a body, head, body. Heads that go back have a type:
 `ready` once, then for each job any of `waiting` (a sign of life: the clip whose frames are awaited), `clip` (body: its
-distinct JPEGs one after the other), `failure`, and one of `done`, `video_error`, `os_error`, `bug`.
+distinct files one after the other), `failure`, and one of `done`, `video_error`, `os_error`, `encoder_error`, `bug`.
 """
 
 import ctypes
@@ -60,13 +60,14 @@ def main() -> None:
 
 
 def _run(job: dict, send) -> None:
-    from shards import video
+    from shards import mp4, timeline, video
 
     try:
         requests = [video.Request(*request) for request in job["requests"]]
         jpeg = _jpeg_encoder(job["quality"])
         progress = _signs_of_life(send)
-        for result in video.read_clips(job["path"], requests, job["per_clip"], job["short_side"], jpeg, progress):
+        recipe = video.Recipe(**job["recipe"], limits=timeline.Limits(**job["limits"]))
+        for result in video.read_clips(job["path"], requests, recipe, jpeg, progress):
             if isinstance(result, video.Failure):
                 send("failure", **vars(result))
             else:
@@ -76,6 +77,8 @@ def _run(job: dict, send) -> None:
         send("video_error", kind=error.kind, message=str(error))
     except OSError as error:
         send("os_error", errno=error.errno, message=str(error))
+    except mp4.EncoderError as error:
+        send("encoder_error", message=str(error))
     except Exception:
         send("bug", message=traceback.format_exc())
 
@@ -91,23 +94,28 @@ def _jpeg_encoder(quality: int):
 
 
 def _send_clip(clip, send) -> None:
-    """Each distinct frame travels once; `frames` says which of them the clip shows, the middle frame last."""
-    shown = [*zip(clip.frame_ms, clip.frames), (clip.middle_ms, clip.middle)]
-    distinct = dict(shown)
-    index = {time: number for number, time in enumerate(distinct)}
-    _, width, height = clip.middle
+    """Each distinct file travels once. `frames` says which of them the clip shows (null: the first, an MP4)."""
+    middle, width, height = clip.middle
+    if isinstance(clip.frames, bytes):
+        files, shown, at = [clip.frames, middle], None, 1
+    else:
+        pictures = {ms: data for ms, (data, _, _) in zip(clip.frame_ms, clip.frames)} | {clip.middle_ms: middle}
+        index = {ms: number for number, ms in enumerate(pictures)}
+        files, shown, at = list(pictures.values()), [index[ms] for ms in clip.frame_ms], index[clip.middle_ms]
     send(
         "clip",
-        b"".join(data for data, _, _ in distinct.values()),
+        b"".join(files),
         clip_id=clip.clip_id,
         frame_ms=clip.frame_ms,
         middle_ms=clip.middle_ms,
         duration_ms=clip.duration_ms,
         decoder=clip.decoder,
+        policy=clip.policy,
         width=width,
         height=height,
-        sizes=[len(data) for data, _, _ in distinct.values()],
-        frames=[index[time] for time, _ in shown],
+        sizes=[len(data) for data in files],
+        frames=shown,
+        middle=at,
     )
 
 

@@ -28,10 +28,10 @@ _READ_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A clip's evenly spread frames and its middle frame as JPEG; times in ms of the video, sides in pixels."""
+    """A clip's frames (JPEG files, or one MP4) and its middle frame as JPEG; times in ms of the video, sides in pixels."""
 
     clip_id: str
-    frames: list[bytes]
+    frames: list[bytes] | bytes
     frame_ms: list[int]
     middle: bytes
     middle_ms: int
@@ -39,6 +39,7 @@ class DecodedClip:
     width: int
     height: int
     decoder: str
+    policy: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def read_clips(
                 elif head["type"] == "video_error":
                     yield from (FailedClip(clip_id, head["kind"], head["message"]) for clip_id in remaining)
                     return
+                elif head["type"] == "encoder_error":
+                    raise Transient(f"{path}: {head['message']}")
                 elif head["type"] == "os_error":
                     yield from _os_error(path, head, remaining)
                     return
@@ -100,8 +103,10 @@ def read_clips(
 
 
 def _job(path: str, requests: list, config: FramesConfig) -> bytes:
-    settings = {"per_clip": config.per_clip, "short_side": config.short_side, "quality": config.quality}
-    return pack({"path": path, "requests": requests, **settings})
+    same = ("policy", "per_clip", "fps", "max_per_clip", "short_side", "crf", "decoders")
+    recipe = {name: getattr(config, name) for name in same} | {"mp4": config.format == "mp4"}
+    limits = {"megapixels": config.max_megapixels, "hours": config.max_hours, "frames": config.max_frames}
+    return pack({"path": path, "requests": requests, "quality": config.quality, "recipe": recipe, "limits": limits})
 
 
 def _os_error(path: str, head: dict, remaining) -> Iterator[FailedClip]:
@@ -115,9 +120,10 @@ def _result(head: dict, body: bytes) -> DecodedClip | FailedClip:
     if head["type"] == "failure":
         return FailedClip(**fields)
     ends = [sum(fields["sizes"][: i + 1]) for i in range(len(fields["sizes"]))]
-    distinct = [body[end - size : end] for end, size in zip(ends, fields.pop("sizes"))]
-    *frames, middle = [distinct[i] for i in fields.pop("frames")]
-    return DecodedClip(frames=frames, middle=middle, **fields)
+    files = [body[end - size : end] for end, size in zip(ends, fields.pop("sizes"))]
+    shown = fields.pop("frames")
+    frames = files[0] if shown is None else [files[i] for i in shown]
+    return DecodedClip(frames=frames, middle=files[fields.pop("middle")], **fields)
 
 
 class _Child:

@@ -23,8 +23,8 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
     """Write a row's short and image tars and return its receipt, which is also stored beside the commit records.
 
     The receipt: {row, split, plan_digest, config_digest, shards: {granularity: what the writer says, or None},
-    errors: [ledger rows], seconds, versions}. A row that has a valid one is not decoded again. Raises Transient where
-    the row must stay pending.
+    errors: [ledger rows], policy_fallbacks (clips that the policy could not serve), seconds, versions}. A row that has a
+    valid one is not decoded again. Raises Transient where the row must stay pending.
     """
     started = time.monotonic()
     basis = {"plan_digest": plan.read(root)[0]["digest"], "config_digest": identity.config_digest(config)}
@@ -32,13 +32,15 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
         return receipt
     clips = plan.read_row(root, row).to_pylist()
     granularities = [g for g in (format.SHORT, format.IMAGE) if g in config.output.granularities]
-    split, errors = clips[0]["split"], []
+    split, errors, fallbacks = clips[0]["split"], [], 0
     try:
         with contextlib.ExitStack() as stack:
             writers = {g: stack.enter_context(ShardWriter(root, split, g, row)) for g in granularities}
             for clip, result in _in_plan_order(clips, config):
                 if isinstance(result, FailedClip):
                     errors.append(_ledger_row(clip, result))
+                else:
+                    fallbacks += result.policy != config.frames.policy
                 for granularity, writer in writers.items():
                     _write_sample(writer, granularity, clip, result, config)
             shards = {granularity: writer.close() for granularity, writer in writers.items()}
@@ -48,6 +50,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
             **basis,
             "shards": shards,
             "errors": errors,
+            "policy_fallbacks": fallbacks,
             "seconds": round(time.monotonic() - started, 3),
             "versions": identity.versions(),
         }

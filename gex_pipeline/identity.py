@@ -1,14 +1,17 @@
 """What decides a dataset's bytes, as digests: so that a run knows its own dataset again, on any cluster."""
 
+import contextlib
+import functools
+import subprocess
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.llm import prompt
 from shards.format import digest
 
 # Software that shapes the bytes.
-_PACKAGES = ("av", "decord", "simplejpeg", "numpy", "gexia")
+_PACKAGES = ("av", "decord", "torchcodec", "simplejpeg", "numpy", "gexia")
 # Keys of frames.* and compress.* that only say how the work is done.
 _HOW = {"timeout_seconds", "batch_size", "threads", "reuse", "prompt"}
 
@@ -31,5 +34,14 @@ def sample_parameters(config: ExpandConfig) -> str:
     return digest(frame_settings(config))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
+    """Of what is installed; ffmpeg's is the program's, which writes mp4 members."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    with contextlib.suppress(OSError, IndexError):
+        told = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        found["ffmpeg"] = told.stdout.split()[2]
+    return found

@@ -1,14 +1,18 @@
 """The command line and YAML of the expansion job -> a checked `ExpandConfig`."""
 
+import importlib.util
 import os
+import shutil
 
 import jsonargparse
 
 from gex_pipeline import cluster, llm
-from gex_pipeline.config import ExpandConfig
+from gex_pipeline.config import ExpandConfig, FramesConfig
 from shards import storage
 from shards.errors import UserError
 from shards.format import LONG, SHORT
+
+_DECODER_MODULES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
 
 
 def parse(argv: list[str] | None) -> ExpandConfig:
@@ -30,7 +34,8 @@ def parse(argv: list[str] | None) -> ExpandConfig:
 def check(config: ExpandConfig) -> None:
     """UserError for values that no run can work with; those of the plan are checked where it is built."""
     frames, output = config.frames, config.output
-    for name in ("per_clip", "per_long", "short_side", "timeout_seconds"):
+    positive = "per_clip per_long fps max_per_clip short_side max_megapixels max_hours max_frames timeout_seconds"
+    for name in positive.split():
         if getattr(frames, name) <= 0:
             raise UserError(f"frames.{name} is {getattr(frames, name)}; it must be positive")
     for name in ("scratch_gb", "parallel", "timeout_seconds"):
@@ -38,8 +43,12 @@ def check(config: ExpandConfig) -> None:
             raise UserError(f"fetch.{name} is {getattr(config.fetch, name)}; it must be positive")
     if not 1 <= frames.quality <= 100:
         raise UserError(f"frames.quality is {frames.quality}; it must be 1 to 100")
-    if frames.per_clip > 1000:
-        raise UserError(f"frames.per_clip is {frames.per_clip}; at most 1000 frames of a clip are stored")
+    for name in ("per_clip", "max_per_clip"):
+        if getattr(frames, name) > 1000:
+            raise UserError(f"frames.{name} is {getattr(frames, name)}; at most 1000 frames of a clip are stored")
+    _check_decoders(frames.decoders)
+    if frames.format == "mp4":
+        _check_mp4(frames)
     if not output.granularities:
         raise UserError("output.granularities is empty; name at least one of short, long, image")
     if LONG in output.granularities:
@@ -48,12 +57,30 @@ def check(config: ExpandConfig) -> None:
     _check_paths(config)
 
 
+def _check_decoders(decoders: list[str]) -> None:
+    if not decoders or len(set(decoders)) < len(decoders):
+        raise UserError(f"frames.decoders is {decoders}; name at least one decoder, each once")
+    for name in decoders:
+        module = _DECODER_MODULES[name]
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"frames.decoders: {name} is not installed; pip install {module}, or leave it out")
+
+
+def _check_mp4(frames: FramesConfig) -> None:
+    if not 0 <= frames.crf <= 51:
+        raise UserError(f"frames.crf is {frames.crf}; it must be 0 to 51")
+    if frames.policy == "keyframe":
+        raise UserError("frames.policy: keyframe makes pictures; with frames.format mp4 use uniform (every frame) or fps")
+    if shutil.which("ffmpeg") is None:
+        raise UserError("frames.format: mp4 needs ffmpeg, which is not installed; sudo apt-get install ffmpeg")
+
+
 def _check_long(config: ExpandConfig) -> None:
     if SHORT not in config.output.granularities:
         raise UserError("output.granularities: long samples are cut from the short ones; add short")
     if config.compress.backend == "none":
         raise UserError("compress.backend: none makes no summaries, which long samples need; use extractive, or leave long out of output.granularities")
-    if config.frames.per_long < config.integrate.max_clips:
+    if config.frames.format == "jpg" and config.frames.per_long < config.integrate.max_clips:
         raise UserError(
             f"frames.per_long is {config.frames.per_long}, fewer than integrate.max_clips ({config.integrate.max_clips}): "
             "every clip of a long sample needs a frame; raise the one or lower the other"

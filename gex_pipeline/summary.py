@@ -34,6 +34,7 @@ def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, i
         "failures": dict(kinds.most_common()),
         "failed_fraction": round(failed / tried, 6) if tried else 0.0,
         "represented": sum(record["successes"] for record in records),
+        "policy_fallbacks": sum(record["policy_fallbacks"] for record in records),
         "rows": {"committed": len(records), "this_run": work.rows, "pending": len(work.pending)},
         "pending": {str(row): why for row, why in sorted(work.pending.items())},
         "busy_seconds": {stage: round(seconds, 2) for stage, seconds in work.busy_seconds.items()},
@@ -68,6 +69,8 @@ def lines(run: dict, root: str) -> list[str]:
     )
     if run["failures"]:
         out.append("  failed  " + ", ".join(f"{kind} {n:,}" for kind, n in run["failures"].items()))
+    if run["policy_fallbacks"]:
+        out.append(f"  frames  {run['policy_fallbacks']:,} clips have no key frame and got evenly spaced frames instead")
     rows = run["rows"]
     out.append(f"    rows  {rows['committed']:,} committed ({rows['this_run']:,} by this run), {rows['pending']:,} pending")
     for row, why in list(run["pending"].items())[:3]:

@@ -146,4 +146,6 @@ def _decord_frames(path: str, timeline: Timeline, wanted: np.ndarray, tick) -> I
         yield position, None
 
 
+# Decoders that do not hand out what follows damage as if it were whole.
+TELL_DAMAGE = {"pyav"}
 DECODERS = {"pyav": _pyav_frames, "decord": _decord_frames}

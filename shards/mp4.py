@@ -37,10 +37,11 @@ class Encoder:
         self._process = self._pipe = self._timer = None
 
     def write(self, frame: np.ndarray, ms: int) -> None:
-        """A frame, uint8 [H, W, 3] RGB with even sides (the same for all), and when it is shown, ascending."""
+        """A frame, uint8 [H, W, 3] RGB, and when it is shown, ascending. The first one has even sides; others are fitted
+        into its size, with black borders."""
         if self._process is None:
             self._start(frame.shape[1], frame.shape[0])
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        picture = av.VideoFrame.from_ndarray(_fitted(frame, self._stream.width, self._stream.height), format="rgb24")
         picture.pts, picture.time_base = ms, Fraction(1, 1000)
         try:
             self._pipe.mux(self._stream.encode(picture))
@@ -101,12 +102,11 @@ def join(parts: list[bytes], offsets_ms: list[int], crf: int, deadline: float) -
     """
     if len({_encoding(part) for part in parts}) == 1:
         return _copied(parts, offsets_ms, deadline)
-    encoder, size = Encoder(crf, deadline), None
+    encoder = Encoder(crf, deadline)
     try:
         for part, offset in zip(parts, offsets_ms):
             for frame, ms in _decoded(part):
-                size = size or frame.shape[1::-1]
-                encoder.write(_fitted(frame, *size), offset + ms)
+                encoder.write(frame, offset + ms)
         return encoder.close()
     finally:
         encoder.discard()
@@ -186,9 +186,9 @@ def _decoded(data: bytes) -> Iterator[tuple[np.ndarray, int]]:
 
 def _fitted(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     """The frame as large as it fits into the size, in the middle of black."""
-    scale = min(width / frame.shape[1], height / frame.shape[0])
     if frame.shape[1::-1] == (width, height):
         return frame
+    scale = min(width / frame.shape[1], height / frame.shape[0])
     inner = [max(2, round(side * scale / 2) * 2) for side in (frame.shape[1], frame.shape[0])]
     small = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(*inner, interpolation="BICUBIC").to_ndarray()
     canvas = np.zeros((height, width, 3), np.uint8)

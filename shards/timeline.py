@@ -16,11 +16,16 @@ import numpy as np
 
 _NO_PTS = -(2**63)
 
-MAX_PIXELS = 8192 * 8192  # of a frame
-MAX_FRAMES = 10_000_000
-MAX_HOURS = 100
-
 av.logging.set_level(None)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is more is no video that anybody meant: VideoError of kind too_large."""
+
+    megapixels: float = 67.2  # of a frame; 8192 x 8192
+    hours: float = 100.0
+    frames: int = 10_000_000
 
 
 class VideoError(Exception):
@@ -64,12 +69,17 @@ class Timeline:
     pixel_aspect: Fraction | None
 
 
-def scan(source: str | BinaryIO, progress: Callable[[str | None], None] = lambda clip_id: None) -> Timeline:
-    """Read a file's timestamps."""
+def scan(
+    source: str | BinaryIO, progress: Callable[[str | None], None] = lambda clip_id: None, limits: Limits = Limits()
+) -> Timeline:
+    """Read a file's timestamps; VideoError where it has none, or is beyond the limits."""
     pts, dts, duration = array("q"), array("q"), array("q")
     key, shown = bytearray(), bytearray()
     with open_container(source) as container:
         stream = video_stream(container)
+        if not 0 < stream.width * stream.height <= limits.megapixels * 1e6:
+            size = f"frames of {stream.width}x{stream.height} pixels"
+            raise VideoError("too_large", f"{size}, at most {limits.megapixels:g} megapixels are read")
         try:
             for packet in container.demux(stream):
                 if packet.size == 0 and packet.dts is None:  # the demuxer's end mark
@@ -81,13 +91,17 @@ def scan(source: str | BinaryIO, progress: Callable[[str | None], None] = lambda
                 shown.append(packet.size > 0 and not packet.is_discard)
                 if len(pts) % 1000 == 0:
                     progress(None)
-                if len(pts) > MAX_FRAMES:
-                    raise VideoError("too_large", f"more than {MAX_FRAMES} frames")
+                if len(pts) > limits.frames:
+                    raise VideoError("too_large", f"more than {limits.frames:,} frames")
         except av.error.InvalidDataError:
             pass  # a cut file: what came before is whole
         pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
         packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
-        return _timeline(*packets, stream.time_base, container.format.name, stream.sample_aspect_ratio)
+        timeline = _timeline(*packets, stream.time_base, container.format.name, stream.sample_aspect_ratio)
+    if timeline.end_ms > limits.hours * 3_600_000:
+        long = f"timestamps span {timeline.end_ms / 3_600_000:.1f} hours"
+        raise VideoError("too_large", f"{long}, at most {limits.hours:g} are read")
+    return timeline
 
 
 def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, pixel_aspect) -> Timeline:
@@ -111,8 +125,6 @@ def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: st
     last = _milliseconds(duration[packets[order[-1:]]], time_base)[0]
     step = int(np.median(np.diff(ms))) if len(ms) > 1 else 1
     end_ms = int(ms[-1]) + max(int(last) or step, 1)
-    if end_ms > MAX_HOURS * 3_600_000:
-        raise VideoError("too_large", f"timestamps span {end_ms / 3_600_000:.0f} hours, at most {MAX_HOURS} are read")
     return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, pixel_aspect)
 
 
@@ -142,6 +154,4 @@ def video_stream(container):
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError("unknown_codec", "no decoder for this video codec")
-    if not 0 < stream.width * stream.height <= MAX_PIXELS:
-        raise VideoError("too_large", f"frames of {stream.width}x{stream.height}, at most {MAX_PIXELS} pixels are read")
     return stream

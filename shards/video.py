@@ -17,95 +17,83 @@ Nothing here limits time: native decoders can hang, so callers run this in a pro
 """
 
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from shards.decoders import DECODERS
+from shards.decoders import DECODERS, TELL_DAMAGE
+from shards.mp4 import Encoder
+from shards.selection import Failure, Recipe, Request, Selection, passes, select
 from shards.timeline import Timeline, VideoError, check_file, scan
 
-__all__ = ["Clip", "Failure", "Request", "Timeline", "VideoError", "check_file", "read_clips", "read_frames", "scan", "target_size"]
+__all__ = [
+    "Clip", "Failure", "Recipe", "Request", "Timeline", "VideoError",
+    "check_file", "read_clips", "read_frames", "scan", "target_size",
+]  # fmt: skip
 
 # Bit-exact flags: the same pixels on every CPU, whatever vector instructions it has.
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True)
-class Request:
-    """A clip to read. None: from the video's first frame, to its end."""
-
-    clip_id: str
-    start_ms: int | None
-    end_ms: int | None
-
-
-@dataclass(frozen=True)
 class Clip:
-    """A clip's frames, evenly spread, and its middle frame, each as `convert` made it (default: uint8 [H, W, 3] RGB).
+    """A clip's frames and its middle frame, each as `convert` made it (default: uint8 [H, W, 3] RGB).
 
-    `frame_ms` and `middle_ms` are the frames' timestamps in their video; `duration_ms` is the clip's own.
+    `frames` is a list, or with `Recipe.mp4` one MP4 file; `frame_ms` and `middle_ms` are the frames' timestamps in
+    their video; `duration_ms` is the clip's own. `policy` is the one that chose the frames.
     """
 
     clip_id: str
-    frames: list
+    frames: list | bytes
     frame_ms: list[int]
     middle: object
     middle_ms: int
     duration_ms: int
     decoder: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that gives no frames, and why; `decoder` is None where none was asked."""
-
-    clip_id: str
-    kind: str
-    message: str
-    decoder: str | None = None
+    policy: str
 
 
 def read_clips(
     path: str,
     requests: Iterable[Request],
-    per_clip: int,
-    short_side: int,
+    recipe: Recipe,
     convert: Callable[[np.ndarray], object] = lambda frame: frame,
     progress: Callable[[str | None], None] = lambda clip_id: None,
 ) -> Iterator[Clip | Failure]:
     """One result per request, in the order in which their last frames come.
 
-    Frames are scaled to `short_side` pixels (never up, sides even, rotation and pixel shape applied). `progress` is
-    called with the clip that is being waited for, at least once a decoded frame. VideoError where the file as a
-    whole is unusable; OSError where reading it failed.
+    Frames are scaled to `recipe.short_side` pixels (never up, sides even, rotation and pixel shape applied). A clip that
+    a decoder cannot read is given to the next of `recipe.decoders`; one that does not tell damage gets it only where
+    those before it read no clip at all. `progress` is called with the clip that is being waited for, at least once a
+    decoded frame. VideoError where the file as a whole is unusable; OSError where reading it failed.
     """
     check_file(path)
-    timeline = scan(path, progress)
-    selections = []
-    for request in requests:
-        selected = _select(timeline, request, per_clip)
-        if isinstance(selected, Failure):
-            yield selected
-        else:
-            selections.append(selected)
-    if not selections:
-        return
-    results = _read("pyav", path, timeline, selections, short_side, convert, progress)
-    failed, decoded = [], 0
-    for result in results:
-        if isinstance(result, Clip):
-            decoded += 1
-            yield result
-        else:
-            failed.append(result)
-    if not decoded:
-        failed = _read("decord", path, timeline, selections, short_side, convert, progress)
-    yield from failed
+    timeline = scan(path, progress, recipe.limits)
+    chosen = [select(timeline, request, recipe) for request in requests]
+    yield from (item for item in chosen if isinstance(item, Failure))
+    selections = [item for item in chosen if isinstance(item, Selection)]
+    failures, decoded = {}, False
+    for decoder in recipe.decoders:
+        if failures and decoded and decoder not in TELL_DAMAGE:
+            continue
+        asked = [item for item in selections if item.clip_id in failures] if failures else selections
+        failures = {}
+        for part in passes(asked, recipe):
+            for result in _read(decoder, path, timeline, part, recipe, convert, progress):
+                if isinstance(result, Failure):
+                    failures[result.clip_id] = result
+                else:
+                    decoded = True
+                    yield result
+        if not failures:
+            return
+    yield from failures.values()
 
 
 def read_frames(data: bytes, positions: Iterable[int] | Callable[[int], Iterable[int]]) -> list[np.ndarray]:
@@ -127,66 +115,84 @@ def read_frames(data: bytes, positions: Iterable[int] | Callable[[int], Iterable
     return [found[position] for position in positions]
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """The frames of one clip, as positions on the timeline; the middle frame is the last of `wanted`."""
-
-    clip_id: str
-    wanted: np.ndarray
-    duration_ms: int
-
-
-def _select(timeline: Timeline, request: Request, per_clip: int) -> _Selection | Failure:
-    start = request.start_ms or 0
-    end = timeline.end_ms if request.end_ms is None else min(request.end_ms, timeline.end_ms)
-    if start >= timeline.end_ms:
-        message = f"the clip starts at {start} ms, the video ends at {timeline.end_ms} ms"
-        return Failure(request.clip_id, "start_after_end_of_video", message)
-    first = int(np.searchsorted(timeline.ms, start))
-    if first == len(timeline.ms) or timeline.ms[first] >= end:
-        return Failure(request.clip_id, "no_frames", f"the video has no frame between {start} and {end} ms")
-    spread = (2 * np.arange(per_clip) + 1) / (2 * per_clip)
-    times = start + (end - start) * np.append(spread, 0.5)
-    wanted = np.searchsorted(timeline.ms, times, side="right") - 1
-    return _Selection(request.clip_id, np.maximum(wanted, first), end - start)
-
-
 def _read(
-    decoder: str, path: str, timeline: Timeline, selections: list[_Selection], short_side: int, convert, progress
+    decoder: str, path: str, timeline: Timeline, selections: list[Selection], recipe: Recipe, convert, progress
 ) -> Iterator[Clip | Failure]:
     """Decode what the selections want, and hand out each clip when its last frame has come."""
-    last_of = defaultdict(list)
-    for selection in selections:
-        last_of[int(selection.wanted.max())].append(selection)
-    uses = Counter(i for selection in selections for i in set(selection.wanted.tolist()))
-    wanted = np.array(sorted(uses), np.int64)
-    upcoming = sorted(last_of)
-    waiting_for = iter(last_of[position][0].clip_id for position in upcoming)
-    current = next(waiting_for, None)
+    wanted_by = defaultdict(list)
+    for clip in [_Clip(selection, timeline, recipe, decoder) for selection in selections]:
+        for position in {*clip.selection.wanted.tolist(), clip.selection.middle}:
+            wanted_by[position].append(clip)
+    waiting = iter([item.clip_id for item in sorted(selections, key=lambda item: item.last)])
+    current = next(waiting, None)
     progress(current)
+    wanted = np.array(sorted(wanted_by), np.int64)
+    try:
+        for position, frame in DECODERS[decoder](path, timeline, wanted, lambda: progress(current)):
+            picture = None if frame is None else _Picture(_scaled(frame, recipe.short_side, timeline.pixel_aspect), convert)
+            for clip in wanted_by.pop(position):
+                clip.add(position, picture)
+                if position == clip.selection.last:
+                    yield clip.finish()
+                    current = next(waiting, current)
+                    progress(current)
+    finally:
+        for clip in (clip for clips in wanted_by.values() for clip in clips):
+            clip.discard()
 
-    stored = {}
-    for position, frame in DECODERS[decoder](path, timeline, wanted, lambda: progress(current)):
-        stored[position] = None if frame is None else convert(_scaled(frame, short_side, timeline.pixel_aspect))
-        for selection in last_of.get(position, ()):
-            yield _finish(selection, stored, timeline, decoder)
-            for used in set(selection.wanted.tolist()):
-                uses[used] -= 1
-                if not uses[used]:
-                    del stored[used]
-        if position in last_of:
-            current = next(waiting_for, current)
-            progress(current)
+
+class _Picture:
+    """A frame that is converted once, and only if a clip wants it so."""
+
+    def __init__(self, pixels: np.ndarray, convert: Callable[[np.ndarray], object]):
+        self.pixels, self._convert = pixels, convert
+
+    @cached_property
+    def converted(self) -> object:
+        return self._convert(self.pixels)
 
 
-def _finish(selection: _Selection, stored: dict, timeline: Timeline, decoder: str) -> Clip | Failure:
-    wanted, times = selection.wanted.tolist(), timeline.ms[selection.wanted].tolist()
-    missing = [time for i, time in zip(wanted, times) if stored[i] is None]
-    if missing:
-        message = f"{len(set(missing))} of the clip's frames cannot be decoded, the first at {missing[0]} ms"
-        return Failure(selection.clip_id, "corrupt", message, decoder)
-    frames = [stored[i] for i in wanted]
-    return Clip(selection.clip_id, frames[:-1], times[:-1], frames[-1], times[-1], selection.duration_ms, decoder)
+class _Clip:
+    """A clip whose frames are coming in."""
+
+    def __init__(self, selection: Selection, timeline: Timeline, recipe: Recipe, decoder: str):
+        self.selection, self._times, self._decoder = selection, timeline.ms, decoder
+        self._wanted = set(selection.wanted.tolist())
+        self._encoder = Encoder(recipe.crf) if recipe.mp4 else None
+        self._pictures: dict[int, object] = {}
+        self._missing: list[int] = []
+
+    def add(self, position: int, picture: _Picture | None) -> None:
+        if picture is None:
+            self._missing.append(position)
+        if self._missing:
+            return
+        if self._encoder is None or position == self.selection.middle:
+            self._pictures[position] = picture.converted
+        if self._encoder is not None and position in self._wanted:
+            self._encoder.write(picture.pixels, int(self._times[position] - self._times[self.selection.wanted[0]]))
+
+    def finish(self) -> Clip | Failure:
+        if self._missing:
+            self.discard()
+            first = self._times[self._missing[0]]
+            message = f"{len(self._missing)} of the clip's frames cannot be decoded, the first at {first} ms"
+            return Failure(self.selection.clip_id, "corrupt", message, self._decoder)
+        chosen = self.selection
+        return Clip(
+            chosen.clip_id,
+            frames=self._encoder.close() if self._encoder else [self._pictures[i] for i in chosen.wanted.tolist()],
+            frame_ms=self._times[chosen.wanted].tolist(),
+            middle=self._pictures[chosen.middle],
+            middle_ms=int(self._times[chosen.middle]),
+            duration_ms=chosen.duration_ms,
+            decoder=self._decoder,
+            policy=chosen.policy,
+        )
+
+    def discard(self) -> None:
+        if self._encoder is not None:
+            self._encoder.discard()
 
 
 def _scaled(frame: av.VideoFrame, short_side: int, pixel_aspect: Fraction | None) -> np.ndarray:

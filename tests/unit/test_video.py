@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from make_video import H264, ffmpeg, pattern_video, shown_ms
 
 from shards import decoders, video
-from shards.video import Clip, Failure, Request
+from shards.video import Clip, Failure, Recipe, Request
 
 X265 = ("-c:v", "libx265", "-crf", "10", "-x265-params", "log-level=none:keyint=40:open-gop=1")
 # name -> arguments of pattern_video
@@ -73,7 +73,7 @@ def test_clips_show_what_is_on_screen_at_even_midpoints(folder, data):
     ms, end = (timeline := video.scan(path)).ms.tolist(), timeline.end_ms
     spans = st.tuples(st.integers(0, end + 500), st.integers(1, 3000))
     requests = [Request(str(i), s, s + d) for i, (s, d) in enumerate(data.draw(st.lists(spans, max_size=5)))]
-    results = {r.clip_id: r for r in video.read_clips(path, requests, per_clip, 256)}
+    results = {r.clip_id: r for r in video.read_clips(path, requests, Recipe(per_clip=per_clip))}
     assert set(results) == {request.clip_id for request in requests}
     for request in requests:
         result, stop = results[request.clip_id], min(request.end_ms, end)
@@ -94,22 +94,22 @@ def test_only_what_a_clip_needs_is_decoded(folder):
     """The pass starts at the keyframe before the clip, ends with it, and leaves unreferenced frames out."""
     path, decoded = str(folder / "open_gop.mp4"), []
     requests = [Request("a", 2000, 2400)]
-    (clip,) = video.read_clips(path, requests, 1, 256, progress=decoded.append)
+    (clip,) = video.read_clips(path, requests, Recipe(per_clip=1), progress=decoded.append)
     assert isinstance(clip, Clip) and len(decoded) < 30  # of 100 frames; keyframes are 40 apart
 
 
 def test_overlapping_clips_come_from_one_pass(folder):
     path, decoded = str(folder / "one_keyframe.mp4"), []
     requests = [Request(str(i), i * 100, None) for i in range(20)]
-    clips = list(video.read_clips(path, requests, 8, 256, progress=decoded.append))
+    clips = list(video.read_clips(path, requests, Recipe(per_clip=8), progress=decoded.append))
     assert len(clips) == 20 and len(decoded) <= 100 + 2 * 20 + 2
 
 
 def test_whole_file_and_single_image(folder, tmp_path):
-    (clip,) = video.read_clips(str(folder / "hevc.mp4"), [Request("whole", None, None)], 4, 256)
+    (clip,) = video.read_clips(str(folder / "hevc.mp4"), [Request("whole", None, None)], Recipe(per_clip=4))
     assert (clip.frame_ms, clip.middle_ms, clip.duration_ms) == ([480, 1480, 2480, 3480], 2000, 4000)
     pattern_video(tmp_path / "still.jpg", "-frames:v", "1")
-    (still,) = video.read_clips(str(tmp_path / "still.jpg"), [Request("still", None, None)], 3, 256)
+    (still,) = video.read_clips(str(tmp_path / "still.jpg"), [Request("still", None, None)], Recipe(per_clip=3))
     assert still.frame_ms == [0, 0, 0]
 
 
@@ -117,7 +117,7 @@ def test_whole_file_and_single_image(folder, tmp_path):
 def test_rotation_flags_turn_the_picture(folder, tmp_path, degrees):
     turned = tmp_path / f"{degrees}.mp4"
     ffmpeg("-i", folder / "open_gop.mp4", "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
-    (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], 1, 256)
+    (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], Recipe(per_clip=1))
     assert clip.frames[0].shape == ((64, 256, 3) if degrees == 180 else (256, 64, 3))
     assert shown_ms(np.rot90(clip.frames[0], -degrees // 90)) == clip.frame_ms[0]
 
@@ -140,7 +140,7 @@ def test_what_comes_before_damage_is_read_and_what_follows_is_not(folder, tmp_pa
     data[where : where + size] = b"\xff" * size
     path.write_bytes(data)
     requests = [Request(str(s), s, s + 400) for s in range(0, 3600, 400)]
-    results = {int(r.clip_id): r for r in video.read_clips(str(path), requests, 4, 256)}
+    results = {int(r.clip_id): r for r in video.read_clips(str(path), requests, Recipe(per_clip=4))}
     assert {s for s, r in results.items() if isinstance(r, Failure)} == {1200, 1600}
     assert {r.kind for r in results.values() if isinstance(r, Failure)} == {"corrupt"}
     for start, clip in results.items():
@@ -157,7 +157,7 @@ def test_files_that_are_no_videos_are_named_by_kind(tmp_path):
     kinds = []
     for name in names:
         with pytest.raises(video.VideoError) as caught:
-            list(video.read_clips(str(tmp_path / name), [Request("a", None, None)], 1, 256))
+            list(video.read_clips(str(tmp_path / name), [Request("a", None, None)], Recipe(per_clip=1)))
         kinds.append(caught.value.kind)
     assert kinds == ["not_a_video", "empty_file", "not_a_file", "no_video_stream", "missing_file", "not_a_file"]
 
@@ -168,6 +168,6 @@ def test_real_files_that_break_naive_readers(shared_data):
         path = str(shared_data / "edge" / name)
         assert len(video.scan(path).ms) == frames
         whole, first = Request("whole", None, None), Request("first", 0, 100)
-        results = {r.clip_id: r for r in video.read_clips(path, [whole, first], 4, 256)}
+        results = {r.clip_id: r for r in video.read_clips(path, [whole, first], Recipe(per_clip=4))}
         assert isinstance(results["first"], Clip)
         assert isinstance(results["whole"], Failure if name == "corrupted.mp4" else Clip)
