@@ -38,7 +38,7 @@ def table(tmp_path_factory):
 def expand(table, output, **frames) -> tuple[reader.Dataset, dict]:
     """The dataset, and the account of its only row."""
     config = ExpandConfig()
-    config.input.path, config.output.path = str(table), str(output)
+    config.input.path, config.input.video_root, config.output.path = str(table), str(table.parent), str(output)
     for name, value in frames.items():
         setattr(config.frames, name, value)
     check(config)
