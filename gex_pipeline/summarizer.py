@@ -1,8 +1,9 @@
 """Texts -> checked summaries: one backend with its prompt, guards, retries and fallback.
 
-A generation that fails a guard is made again with another seed; what fails every time becomes the text's most
-central sentences instead, marked "fallback" with the reason. A text that the model's context does not hold is
-summarised in pieces, then the pieces' summaries together: nothing is cut off silently.
+A generation that fails a guard is made again with another seed. A text that the model's context does not hold is
+summarised in pieces, then the pieces' summaries together: nothing is cut off silently. So is, in pieces of a few
+sentences, a text whose every generation failed: small models lose the thread of many sentences, not of four. What
+fails even so becomes the text's most central sentences instead, marked "fallback" with the reason.
 """
 
 from collections.abc import Callable
@@ -17,28 +18,42 @@ from shards.errors import UserError
 from shards.format import digest
 
 RETRY_TEMPERATURE = 0.7  # of every generation after the first, unless the config asks for more
+PIECE_SENTENCES = 4  # of a piece where the whole text failed
 NO_EFFORT = {"attempts": 0, "rejected": [], "prompt_tokens": 0, "output_tokens": 0, "seconds": 0.0}
 
 
 @dataclass
 class Draft:
-    """What generation has come to for one text."""
+    """What generation has come to for one text, its pieces included."""
 
     source: LongText
     text: LongText  # what the model reads: the source, or the summaries of its pieces
-    summary: str | None = None
+    summary: str | None = None  # what a model wrote and the guards passed
     result: llm.Result | None = None  # the last generation
     rejected: list[str] = field(default_factory=list)
     attempts: int = 0
+    pieces: list["Draft"] = field(default_factory=list)  # whose summaries the text is made of
     prompt_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
 
     def add(self, result: llm.Result) -> None:
         self.result = result
+        self.attempts += 1
         self.prompt_tokens += result.prompt_tokens
         self.output_tokens += result.output_tokens
         self.seconds += result.seconds
+
+    def take(self, pieces: list["Draft"]) -> None:
+        """Count the work on the text's pieces as its own."""
+        self.pieces = pieces
+        self.result = pieces[-1].result
+        for piece in pieces:
+            self.rejected += piece.rejected
+            self.attempts += piece.attempts
+            self.prompt_tokens += piece.prompt_tokens
+            self.output_tokens += piece.output_tokens
+            self.seconds += piece.seconds
 
 
 class Summarizer:
@@ -76,76 +91,80 @@ class Summarizer:
         return lines
 
     def generate(self, texts: dict[str, LongText]) -> dict[str, Draft]:
-        """key -> draft with its summary: generate, check, try again, at last fall back."""
+        """key -> draft; without a summary where the model wrote none that passes."""
         drafts = {key: Draft(text, text) for key, text in texts.items()}
-        self.condense(drafts)
         pending = {key: draft for key, draft in drafts.items() if draft.source.sentences}
-        for attempt in range(1 + self.config.retries if self.backend.guarded else 1):
-            temperature = max(self.config.temperature, RETRY_TEMPERATURE) if attempt else self.config.temperature
-            results = self.ask({key: draft.text for key, draft in pending.items()}, attempt, temperature)
-            for key, (result, summary, reason) in results.items():
-                drafts[key].add(result)
-                drafts[key].attempts += 1
-                if reason:
-                    drafts[key].rejected.append(reason)
-                else:
-                    drafts[key].summary = summary
-            pending = {key: draft for key, draft in pending.items() if draft.summary is None}
-        for draft in drafts.values():
-            if draft.summary is None:
-                draft.summary = self.fallback.extract(draft.source).text
+        while long := {key: draft for key, draft in pending.items() if not self.backend.fits(draft.text)}:
+            self.condense(long, self.backend.fits)
+        self.attempt(pending)
+        while failed := {key: draft for key, draft in unwritten(pending).items() if not is_piece(draft.text)}:
+            self.condense(failed, is_piece)
+            self.join(failed)
+            self.attempt(failed)
         return drafts
 
-    def condense(self, drafts: dict[str, Draft]) -> None:
-        """Replace each text that the context does not hold by the summaries of its pieces, until it fits."""
-        while long := {key: draft for key, draft in drafts.items() if not self.backend.fits(draft.text)}:
-            pieces = {
-                f"{key}/{i}": piece
-                for key, draft in long.items()
-                for i, piece in enumerate(split(draft.text, self.backend.fits))
-            }
-            shorter = {key: [] for key in long}
-            for name, (result, summary, reason) in self.ask(pieces, 0, self.config.temperature).items():
-                key = name.split("/")[0]
-                drafts[key].add(result)
-                shorter[key].append(self.fallback.extract(pieces[name]).text if reason else summary)
-            for key, parts in shorter.items():
-                text = LongText(drafts[key].source.sample_id, " ".join(parts), parts)
-                if len(text.text) >= len(drafts[key].text.text):
-                    raise context_too_small(text)
-                drafts[key].text = text
+    def attempt(self, drafts: dict[str, Draft]) -> None:
+        """Generate and check; what fails again, up to `compress.retries` times with other seeds."""
+        for attempt in range(1 + self.config.retries if self.backend.guarded else 1):
+            pending = unwritten(drafts)
+            if not pending:
+                return
+            temperature = max(self.config.temperature, RETRY_TEMPERATURE) if attempt else self.config.temperature
+            seeds = [self.seed(name, attempt) for name in pending]
+            results = self.backend.generate([draft.text for draft in pending.values()], seeds, temperature)
+            for draft, result in zip(pending.values(), results, strict=True):
+                draft.add(result)
+                self.judge(draft, result)
 
-    def ask(self, texts: dict[str, LongText], attempt: int, temperature: float) -> dict[str, tuple]:
-        """name -> (result, summary, reason of its rejection or None) of one generation each."""
-        if not texts:
-            return {}
-        seeds = [self.seed(name, attempt) for name in texts]
-        results = self.backend.generate(list(texts.values()), seeds, temperature)
-        return {name: self.judge(texts[name], result) for name, result in zip(texts, results, strict=True)}
+    def condense(self, drafts: dict[str, Draft], small: Callable[[LongText], bool]) -> None:
+        """Put the summaries of its pieces, each of which is `small`, in the place of each text."""
+        pieces = {key: [Draft(piece, piece) for piece in split(draft.text, small)] for key, draft in drafts.items()}
+        self.attempt({f"{key}/{i}": piece for key, parts in pieces.items() for i, piece in enumerate(parts)})
+        for key, parts in pieces.items():
+            draft = drafts[key]
+            draft.take(parts)
+            shorter = [piece.summary or self.fallback.extract(piece.text).text for piece in parts]
+            text = LongText(draft.source.sample_id, " ".join(shorter), shorter)
+            if len(text.text) >= len(draft.text.text) and not self.backend.fits(text):
+                raise context_too_small(text)
+            draft.text = text
 
-    def judge(self, text: LongText, result: llm.Result) -> tuple[llm.Result, str, str | None]:
+    def join(self, drafts: dict[str, Draft]) -> None:
+        """Where the summaries of a text's pieces are together a summary of it, let them be it."""
+        for draft in drafts.values():
+            if all(piece.summary for piece in draft.pieces) and not self.fault(draft.text.text, "stop", draft):
+                draft.summary = draft.text.text
+
+    def judge(self, draft: Draft, result: llm.Result) -> None:
+        """Take a generation as the draft's summary, or note why not."""
+        summary = guards.clean(result.text, result.finish_reason) if self.backend.guarded else result.text
+        if reason := self.fault(summary, result.finish_reason, draft):
+            draft.rejected.append(reason)
+        else:
+            draft.summary = summary
+
+    def fault(self, summary: str, finish_reason: str, draft: Draft) -> str | None:
         if not self.backend.guarded:
-            return result, result.text, None
-        summary = guards.clean(result.text, result.finish_reason)
-        instructions = self.prompt.instructions
-        return result, summary, guards.check(summary, result.finish_reason, text.text, instructions, self.limits)
+            return None
+        return guards.check(summary, finish_reason, draft.source.text, self.prompt.instructions, self.limits)
 
     def seed(self, name: str, attempt: int) -> int:
         """31 bits that depend on nothing but the text's key and the attempt: not on order or company."""
         return int(digest([name, attempt])[:8], 16) >> 1
 
     def line(self, key: str, draft: Draft) -> dict:
-        ok = len(draft.rejected) < draft.attempts
-        result = draft.result
+        ok, result = draft.summary is not None, draft.result
+        summary = draft.summary if ok else self.fallback.extract(draft.source).text
         return {
             "key": key,
             "text": draft.source.text,
-            "summary": draft.summary,
-            "sentences": sentences.split(draft.summary),
+            "summary": summary,
+            "sentences": sentences.split(summary),
             "status": "ok" if ok else "fallback",
             "reason": None if ok else (draft.rejected or ["no_text"])[-1],
             "rejected": draft.rejected,
             "attempts": draft.attempts,
+            "pieces": len(draft.pieces),
             "backend": self.backend.name if ok else self.fallback.name,
             "model": result.model if ok else self.fallback.identity["model"],
             "prompt": self.prompt.digest if self.backend.guarded else None,
@@ -154,6 +173,14 @@ class Summarizer:
             "output_tokens": draft.output_tokens,
             "seconds": draft.seconds,
         }
+
+
+def unwritten(drafts: dict[str, Draft]) -> dict[str, Draft]:
+    return {name: draft for name, draft in drafts.items() if draft.summary is None}
+
+
+def is_piece(text: LongText) -> bool:
+    return len(text.sentences) <= PIECE_SENTENCES
 
 
 def split(text: LongText, fits: Callable[[LongText], bool]) -> list[LongText]:

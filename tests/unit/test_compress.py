@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gex_pipeline import llm, summaries
@@ -30,6 +30,7 @@ def long_text(sample_id: str, *sentences: str) -> LongText:
 
 KITCHEN = long_text("k", "A man cuts an apple.", "A woman eats soup.", "A dog eats an apple.", "A man eats soup.")
 BEACH = long_text("b", "A kite flies.", "A boy holds a kite.", "A boy runs.", "A girl laughs.")
+DAY = long_text("d", *KITCHEN.sentences, *BEACH.sentences)
 
 
 class ScriptedBackend:
@@ -73,6 +74,7 @@ def test_extractive_takes_the_most_central_sentence():
     assert summarize(sentences, 3) == ["A red ball"]
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(SENTENCES, max_size=6))
 def test_every_text_gets_its_own_summary(many):
     texts = [long_text(f"s{i}", *sentences) for i, sentences in enumerate(many)]
@@ -97,6 +99,37 @@ def test_what_always_fails_falls_back_marked_with_the_reason(scripted):
     assert (line["status"], line["reason"], line["backend"]) == ("fallback", "too_short", "extractive")
     assert line["rejected"] == ["empty", "text_echo", "too_short"]
     assert line["summary"] and line["summary"] in KITCHEN.text
+
+
+def test_what_fails_whole_is_made_of_the_summaries_of_its_pieces(scripted):
+    summarizer = scripted(["", "", "A man eats.", "", "A boy flies a kite."])
+    (line,) = summarizer.summarize([DAY])
+    assert line["summary"] == "A man eats. A boy flies a kite." and line["text"] == DAY.text
+    assert (line["status"], line["reason"], line["backend"], line["pieces"]) == ("ok", None, "scripted", 2)
+    assert (line["rejected"], line["attempts"], line["output_tokens"]) == (["empty"] * 3, 5, 25)
+    asked = [text for text, _, _ in summarizer.backend.asked]
+    assert asked == [DAY.text] * 2 + [KITCHEN.text, BEACH.text, BEACH.text]
+
+
+def test_pieces_whose_summaries_are_too_long_together_are_summarised_once_more(scripted):
+    parts = ["A man and a dog eat an apple.", "A boy and a girl fly a kite."]
+    summarizer = scripted(["", *parts, "They eat and play."], retries=0, max_words=10)
+    (line,) = summarizer.summarize([DAY])
+    assert (line["summary"], line["status"]) == ("They eat and play.", "ok")
+    assert summarizer.backend.asked[-1][0] == " ".join(parts)
+
+
+def test_a_piece_that_fails_too_gives_its_central_sentence_to_the_text_of_the_summaries(scripted):
+    summarizer = scripted(["", "", "A boy flies a kite.", "They eat and play."], retries=0)
+    (line,) = summarizer.summarize([DAY])
+    assert (line["summary"], line["status"], line["pieces"]) == ("They eat and play.", "ok", 2)
+    asked = summarizer.backend.asked[-1][0]
+    assert asked.endswith(" A boy flies a kite.") and asked.split(".")[0] in KITCHEN.text
+
+
+def test_what_fails_in_pieces_too_falls_back(scripted):
+    (line,) = scripted([""] * 4, retries=0).summarize([DAY])
+    assert (line["status"], line["backend"], line["attempts"]) == ("fallback", "extractive", 4)
 
 
 def test_a_text_without_words_is_not_asked(scripted):
