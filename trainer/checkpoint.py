@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,6 +26,7 @@ from shards.errors import UserError
 
 MARKER = "checkpoint.json"
 STREAMS_FILE = "streams.json"
+BEST = "best.safetensors"
 
 
 @dataclass
@@ -134,12 +136,37 @@ def load(path: Path, models: dict[str, nn.Module], optimizer: torch.optim.Optimi
     return json.loads((path / MARKER).read_text())["step"]
 
 
-def export(output: Path, model: PyTorchModelHubMixin, streams: dict) -> Path:
-    """Save the trained model and the streams it learned from to `output`/model, whole or not at all."""
+def keep_best(output: Path, step: int, value: float, model: nn.Module) -> None:
+    """Write the state after `step` steps, which scored `value`, as the run's best, in place of the one before."""
+    final, temporary = output / BEST, output / f".tmp-{BEST}"
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary, metadata={"step": str(step), "value": repr(value)})
+    _sync(temporary)
+    os.replace(temporary, final)
+
+
+def best(output: Path) -> tuple[int, float] | None:
+    """(step, value) of the run's best, if there is one."""
+    try:
+        with safe_open(output / BEST, framework="pt") as file:
+            return int(file.metadata()["step"]), float(file.metadata()["value"])
+    except FileNotFoundError:
+        return None
+
+
+def load_best(output: Path, model: nn.Module) -> None:
+    """Restore the weights of the run's best."""
+    model.load_state_dict(load_file(output / BEST))
+
+
+def export(output: Path, model: PyTorchModelHubMixin, streams: dict, files: dict[str, bytes]) -> Path:
+    """Save the trained model, the streams it learned from and further files to `output`/model, whole or not at all."""
     final, temporary = output / "model", output / ".tmp-model"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     (temporary / STREAMS_FILE).write_text(json.dumps(streams))
+    for name, data in files.items():
+        (temporary / name).write_bytes(data)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     return final

@@ -1,10 +1,12 @@
 """The parts of a training loop around its steps: the line that tells of them, the signal that ends it."""
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from tqdm import tqdm
 
+from trainer.checkpoint import CheckpointConfig
 from trainer.config import PretrainConfig
+from trainer.optim import lr_share, set_lr
 from trainer.step import StepResult
+from trainer.stream import Batch, Streams
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
@@ -49,6 +54,55 @@ def end_diverged(accelerator: Accelerator, output: Path, batch, result: StepResu
         print(message, file=sys.stderr)
     accelerator.wait_for_everyone()
     sys.exit(1)
+
+
+def run_steps(
+    accelerator: Accelerator,
+    config,
+    saving: CheckpointConfig,
+    streams: Streams,
+    optimizer: torch.optim.Optimizer,
+    done: int,
+    do_step: Callable[[Batch], StepResult],
+    save: Callable[[int], None],
+    after_step: Callable[[int], None] = lambda done: None,
+) -> bool:
+    """The loop of any training: from step `done` to the end, or until a stop signal; returns whether it reached the end.
+
+    config: a run's, with output, steps, optim, log_every and trackers. save: is told the number of steps done, on rank 0.
+    after_step: the same after every step, on all ranks, before that step can be saved.
+    """
+    output = Path(config.output)
+    with (
+        Journal(accelerator, config, done) as journal,
+        StopSignal(60 * saving.every_minutes, output / "pid") as stop,
+        contextlib.closing(streams.batches(done, config.steps - done)) as batches,
+    ):
+        for step in range(done, config.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
+
+            share = lr_share(step, config.optim.warmup, config.steps)
+            set_lr(optimizer, share)
+            result = do_step(batch)
+            if not result.finite:
+                end_diverged(accelerator, output, batch, result)
+            samples = len(batch.sample_ids) * accelerator.num_processes
+            journal.step(batch, result, share * config.optim.lr, samples, waited)
+
+            after_step(step + 1)
+            stopping, due = stop.agree()
+            last = step + 1 == config.steps
+            if stopping or due or last or (step + 1) % saving.every_steps == 0:
+                if accelerator.is_main_process:
+                    save(step + 1)
+                accelerator.wait_for_everyone()
+                stop.saved()
+            if stopping and not last:
+                accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
+                return False
+    return True
 
 
 class StopSignal:

@@ -117,6 +117,14 @@ def gather_constant(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def share_of_mean(values: Tensor) -> Tensor:
+    """This rank's share of the mean over the values of all ranks, of which each may have another number, [n] -> scalar."""
+    count = torch.tensor(len(values), dtype=torch.float32, device=values.device)
+    if _world_size() > 1:
+        dist.all_reduce(count)
+    return values.sum() / count.clamp(min=1) * _world_size()
+
+
 def global_mean(values: Tensor) -> Tensor:
     """Mean over ranks of a detached tensor: of a loss's shares, the loss of the global batch."""
     values = values.detach().clone()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from shards.errors import UserError
 from trainer.models.gexia import TowerInit
 
 TOWERS = ("image_tower", "text_tower")
@@ -22,6 +23,7 @@ class OptimConfig:
 
     lr: float = 1e-4  # of the new modules: IAMs, scale, bias, towers from scratch
     towers_lr: float = 1e-6  # of the encoders that are fine-tuned; 0 freezes them
+    head_lr: float | None = None  # of a task's head; null: lr
     layer_decay: float = 1.0  # factor of a fine-tuned tower's rate from each layer to the one below
     weight_decay: float = 0.2  # not of norms, biases, scales and embeddings
     beta1: float = 0.9
@@ -38,13 +40,14 @@ def create_optimizer(
     """AdamW over groups of one rate and decay each; a group keeps its peak rate as `peak_lr`.
 
     `inits`: each tower's (`ModelConfig.tower_inits`); None: both are fine-tuned. Parameters without a rate are frozen.
+    `model` may be a task, with a model under `model.` and a head under `head.`. UserError where all would be frozen.
     """
     inits = inits or dict.fromkeys(TOWERS, "finetune")
     top = {tower: 1 + max(block_numbers(model, tower), default=-1) for tower in TOWERS}
     groups = {}
     for name, parameter in model.named_parameters():
-        tower = name.split(".")[0]
-        lr = config.lr
+        tower = name.removeprefix("model.").split(".")[0]
+        lr = config.head_lr if tower == "head" and config.head_lr is not None else config.lr
         if inits.get(tower) == "finetune":
             lr = config.towers_lr * config.layer_decay ** (top[tower] - layer(name, top[tower]))
         parameter.requires_grad_(parameter.requires_grad and lr > 0)
@@ -52,6 +55,8 @@ def create_optimizer(
             decay = config.weight_decay if is_decayed(name, parameter) else 0.0
             settings = {"lr": lr, "peak_lr": lr, "weight_decay": decay, "params": []}
             groups.setdefault((lr, decay), settings)["params"].append(parameter)
+    if not groups:
+        raise UserError("optim: all rates are 0; nothing would be trained")
     return torch.optim.AdamW(groups.values(), betas=(config.beta1, config.beta2), eps=config.eps)
 
 
@@ -63,7 +68,7 @@ def layer(name: str, top: int) -> int:
 
 
 def block_numbers(model: nn.Module, tower: str) -> set[int]:
-    return {int(block[1]) for name, _ in model.named_parameters() if name.startswith(tower) and (block := BLOCK.search(name))}
+    return {int(block[1]) for name, _ in model.named_parameters() if name.removeprefix("model.").startswith(tower) and (block := BLOCK.search(name))}
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

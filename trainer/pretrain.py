@@ -3,19 +3,17 @@
 Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 bad config, data or usage.
 """
 
-import contextlib
-import time
 from pathlib import Path
 
 from shards.errors import UserError
 from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
-from trainer.loop import Journal, StopSignal, create_accelerator, end_diverged
+from trainer.loop import create_accelerator, run_steps
 from trainer.models.gexia import GexiaModel
-from trainer.optim import Average, create_optimizer, lr_share, set_lr
-from trainer.step import seed_step, training_step
-from trainer.stream import Streams
+from trainer.optim import Average, create_optimizer
+from trainer.step import StepResult, seed_step, training_step
+from trainer.stream import Batch, Streams
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -41,7 +39,7 @@ def pretrain(config: PretrainConfig) -> None:
         accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
         finished = done >= config.steps or train(config, accelerator, model, average, optimizer, streams, done)
     if finished and accelerator.is_main_process:
-        print(f"saved {checkpoint.export(output, average.model if average else model, identity['streams'])}")
+        print(f"saved {checkpoint.export(output, average.model if average else model, identity['streams'], {})}")
 
 
 def create_model(config: PretrainConfig) -> GexiaModel:
@@ -66,45 +64,25 @@ def weights(model: GexiaModel, average: Average | None) -> dict[str, GexiaModel]
 def train(
     config: PretrainConfig, accelerator, model, average: Average | None, optimizer, streams: Streams, done: int
 ) -> bool:
-    """The loop: from step `done` to the end, or until a stop signal; returns whether it reached the end."""
-    output, plain_model = Path(config.output), model.train()
+    """From step `done` to the end, or until a stop signal; returns whether it reached the end."""
+    plain_model = model.train()
     if config.compile:
         model.compile_parts()
     if average:
         average.model.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
-    with (
-        Journal(accelerator, config, done) as journal,
-        StopSignal(60 * config.checkpoint.every_minutes, output / "pid") as stop,
-        contextlib.closing(streams.batches(done, config.steps - done)) as batches,
-    ):
-        for step in range(done, config.steps):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - asked
 
-            share = lr_share(step, config.optim.warmup, config.steps)
-            set_lr(optimizer, share)
-            stream = config.streams[batch.stream]
-            result = training_step(accelerator, model, optimizer, batch, stream, config)
-            if not result.finite:
-                end_diverged(accelerator, output, batch, result)
-            if average:
-                average.update(plain_model, step)
-            journal.step(batch, result, share * config.optim.lr, stream.batch, waited)
+    def do_step(batch: Batch) -> StepResult:
+        result = training_step(accelerator, model, optimizer, batch, config.streams[batch.stream], config)
+        if average and result.finite:
+            average.update(plain_model, batch.step)
+        return result
 
-            stopping, due = stop.agree()
-            last = step + 1 == config.steps
-            if stopping or due or last or (step + 1) % config.checkpoint.every_steps == 0:
-                if accelerator.is_main_process:
-                    state = weights(plain_model, average), optimizer
-                    checkpoint.save(output, step + 1, *state, config.checkpoint.keep, streams.digests)
-                accelerator.wait_for_everyone()
-                stop.saved()
-            if stopping and not last:
-                accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
-                return False
-    return True
+    def save(done: int) -> None:
+        state = weights(plain_model, average), optimizer
+        checkpoint.save(Path(config.output), done, *state, config.checkpoint.keep, streams.digests)
+
+    return run_steps(accelerator, config, config.checkpoint, streams, optimizer, done, do_step, save)
 
 
 if __name__ == "__main__":

@@ -36,14 +36,25 @@ def training_step(
     stream: StreamConfig,
     config: PretrainConfig,
 ) -> StepResult:
-    """Forward, backward, update. The loss is the sum over the stream's text views; without finite gradients the
-    weights stay as they are."""
+    """Forward, backward, update. The loss is the sum over the stream's text views."""
     inputs = Inputs(accelerator, model, batch, stream, config)
     losses = backward_whole(inputs) if len(inputs.chunks) == 1 else backward_chunks(inputs)
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+    return update(accelerator, model, optimizer, losses, accelerator.unwrap_model(model).logit_scale, config.optim.clip_norm)
+
+
+def update(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: dict[str, Tensor],
+    logit_scale: Tensor,
+    clip_norm: float,
+) -> StepResult:
+    """Clip the gradients and take them; without finite ones the weights stay as they are."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
     values = global_mean(torch.stack(list(losses.values()))).tolist()
     # The gradients are the same on all ranks by now, so all ranks agree.
-    finite, scale = bool(torch.isfinite(norm)), float(accelerator.unwrap_model(model).logit_scale.detach().exp())
+    finite, scale = bool(torch.isfinite(norm)), float(logit_scale.detach().exp())
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -5,6 +5,11 @@ from importlib import import_module
 # name -> where its Task is; imported when it is asked for
 TASKS = {
     "retrieval": "trainer.tasks.video_text:VideoText",
+    "classification": "trainer.tasks.labels:Classification",
+    "multilabel": "trainer.tasks.labels:Multilabel",
+    "regression": "trainer.tasks.regression:Regression",
+    "multiple_choice": "trainer.tasks.questions:MultipleChoice",
+    "open_qa": "trainer.tasks.questions:OpenQA",
 }
 
 

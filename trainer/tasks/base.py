@@ -18,6 +18,8 @@ from shards.reader import Dataset
 from trainer import results
 from trainer.data_config import DataConfig
 from trainer.losses import LossConfig
+from trainer.models.dropout import row_keys
+from trainer.order import derive_key
 from trainer.stream import Batch, evaluation_batches
 from trainer.texts import TextEncoder
 
@@ -47,7 +49,7 @@ class Recipe:
         return [name for name in self.iter if name != "video"]
 
 
-# Split (None: all splits) -> what the json of each of its samples holds under the names asked for.
+# "train", or None for all splits -> what the json of each of its samples holds under the names asked for.
 Reader = Callable[[str | None, tuple[str, ...]], list[dict]]
 
 
@@ -84,11 +86,16 @@ class Task(nn.Module):
 
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
         """A batch as tensors, [B, …] or one row a text. `draw`, (seed, step) of a training step: what is chosen at
-        random is chosen by it; None takes everything."""
-        return {"frames": batch.frames, "frame_mask": batch.frame_mask}
+        random is chosen by it, dropout too; None takes everything."""
+        inputs = {"frames": batch.frames, "frame_mask": batch.frame_mask}
+        if draw:
+            keys = [derive_key(*draw, "dropout", sample_id) for sample_id in batch.sample_ids]
+            inputs["keys"] = row_keys(keys, batch.frames.device)
+        return inputs
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Answers, differentiable; all training goes through here, so that distributed wrappers see it."""
+        """Answers, differentiable; all training goes through here, so that distributed wrappers see it. The losses use
+        them all, or the wrappers would wait for a gradient."""
         raise NotImplementedError
 
     def losses(self, answers: dict[str, Tensor], inputs: dict[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
@@ -109,7 +116,8 @@ class Task(nn.Module):
 
     def video(self, inputs: dict[str, Tensor]) -> Tensor:
         """Embeddings, [B, D]."""
-        return self.model.encode_video(inputs["frames"], inputs["frame_mask"], self.iterations["video"])
+        frames = inputs["frames"], inputs["frame_mask"]
+        return self.model.encode_video(*frames, self.iterations["video"], inputs.get("keys"))
 
     def encode_text(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """int64 [N, S, L], bool [N, S] -> embeddings [N, D]."""

@@ -30,11 +30,11 @@ class VideoText(Task):
                 )
             ]
         )
-        return {**super().inputs(batch), "tokens": text.tokens, "mask": text.mask, "text_id": text.text_id}
+        return {**super().inputs(batch, draw), "tokens": text.tokens, "mask": text.mask, "text_id": text.text_id}
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         texts = {"caption": (inputs["tokens"], inputs["mask"])}
-        out = self.model(inputs["frames"], inputs["frame_mask"], texts, self.iterations)
+        out = self.model(inputs["frames"], inputs["frame_mask"], texts, self.iterations, inputs.get("keys"))
         return {"video": out["video"], "text": out["texts"]["caption"], "scale": out["scale"], "bias": out["bias"]}
 
     def losses(self, answers: dict[str, Tensor], inputs: dict[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
@@ -55,7 +55,8 @@ class VideoText(Task):
         self.eval()
         found = retrieval.evaluate(accelerator, self.model, dataset, {granularity: recipe}, batch, loader)
         self.train(was_training)
-        return found
+        how = "fine-tuned" if self.trained else "zero-shot"
+        return [{**result, "protocol": f"{how}, {result['protocol']}"} for result in found]
 
 
 def _choose(captions: list[str], draw: tuple | None, sample_id: str) -> str:
