@@ -25,7 +25,7 @@ from gex_pipeline.progress import Progress
 from shards.errors import UserError
 from shards.format import LONG
 
-STAGES = ("extract", "compress", "compose")
+STAGES = ("fetch", "extract", "compress", "compose")  # as times are told; fetch: extraction's waiting for videos
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 
 # Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
@@ -102,7 +102,7 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
 
     if not rows:
         return
-    items = [{"row": row, "clips": clips, "pending": ""} for row, clips in rows.items()]
+    items = [{"row": row, "clips": clips, "pending": "", "fetch": 0.0} for row, clips in rows.items()]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
     dataset = dataset.map(stage("extract", extract_row, config), **nodes.reserved(config.resources.extract))
     if LONG in config.output.granularities:
@@ -134,7 +134,10 @@ def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], d
         if not why:
             try:
                 if not commit.is_done(root, row):  # another run may be at work on an object store
-                    work(root, row, config)
+                    made = work(root, row, config)
+                    if name == "extract":
+                        item = {**item, "fetch": made["fetch_seconds"]}
+                        started += made["fetch_seconds"]
             except (Transient, OSError) as error:
                 why = f"{name}: {error}"
             except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1

@@ -23,20 +23,22 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
     """Write a row's short and image tars and return its receipt, which is also stored beside the commit records.
 
     The receipt: {row, split, plan_digest, config_digest, shards: {granularity: what the writer says, or None},
-    errors: [ledger rows], policy_fallbacks (clips that the policy could not serve), seconds, versions}. A row that has a
-    valid one is not decoded again. Raises Transient where the row must stay pending.
+    errors: [ledger rows], policy_fallbacks (clips that the policy could not serve), seconds, fetch_seconds (of these,
+    waiting for videos), versions}. A row that has a valid one is not decoded again. Raises Transient where the row must
+    stay pending.
     """
     started = time.monotonic()
     basis = {"plan_digest": plan.read(root)[0]["digest"], "config_digest": identity.config_digest(config)}
     if receipt := valid_receipt(root, row, basis):
-        return receipt
+        return {**receipt, "fetch_seconds": 0.0}
     clips = plan.read_row(root, row).to_pylist()
     granularities = [g for g in (format.SHORT, format.IMAGE) if g in config.output.granularities]
     split, errors, fallbacks = clips[0]["split"], [], 0
     try:
         with contextlib.ExitStack() as stack:
             writers = {g: stack.enter_context(ShardWriter(root, split, g, row)) for g in granularities}
-            for clip, result in _in_plan_order(clips, config):
+            videos = stack.enter_context(fetch.Fetch(list(_by_video(clips, config)), config.fetch))
+            for clip, result in _in_plan_order(clips, videos, config):
                 if isinstance(result, FailedClip):
                     errors.append(_ledger_row(clip, result))
                 else:
@@ -52,6 +54,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
             "errors": errors,
             "policy_fallbacks": fallbacks,
             "seconds": round(time.monotonic() - started, 3),
+            "fetch_seconds": round(videos.waited, 3),
             "versions": identity.versions(),
         }
         storage.write_bytes_atomic(commit.receipt_url(root, row), format.canonical_json(receipt))
@@ -77,29 +80,33 @@ def _sha256(url: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_plan_order(clips: list[dict], config: ExpandConfig) -> Iterator[tuple[dict, DecodedClip | FailedClip]]:
-    """Each clip with its result; holds back only what is finished before its turn."""
+def _in_plan_order(clips: list[dict], videos: fetch.Fetch, config: ExpandConfig) -> Iterator[tuple]:
+    """(clip, DecodedClip or FailedClip) of each clip; holds back only what is finished before its turn."""
     finished, waiting = {}, deque(clips)
-    for result in _decoded(clips, config):
+    for result in _decoded(clips, videos, config):
         finished[result.clip_id] = result
         while waiting and waiting[0]["clip_id"] in finished:
             clip = waiting.popleft()
             yield clip, finished.pop(clip["clip_id"])
 
 
-def _decoded(clips: list[dict], config: ExpandConfig) -> Iterator[DecodedClip | FailedClip]:
+def _decoded(clips: list[dict], videos: fetch.Fetch, config: ExpandConfig) -> Iterator[DecodedClip | FailedClip]:
     """Results of all clips, video by video."""
+    for location, cuts in _by_video(clips, config).items():
+        requests = [(clip["clip_id"], clip["start_ms"], clip["end_ms"]) for clip in cuts]
+        try:
+            with videos.take(location) as path:
+                yield from decoder.read_clips(path, requests, config.frames)
+        except fetch.Unavailable as error:
+            yield from (FailedClip(clip["clip_id"], error.kind, str(error)) for clip in cuts)
+
+
+def _by_video(clips: list[dict], config: ExpandConfig) -> dict[str, list[dict]]:
+    """Location of each video -> the clips that cut it."""
     by_video: dict[str, list[dict]] = {}
     for clip in clips:
         by_video.setdefault(catalog.located(clip["video"], config.input.video_root), []).append(clip)
-    with fetch.Fetch(list(by_video), config.fetch) as videos:
-        for location, cuts in by_video.items():
-            requests = [(clip["clip_id"], clip["start_ms"], clip["end_ms"]) for clip in cuts]
-            try:
-                with videos.take(location) as path:
-                    yield from decoder.read_clips(path, requests, config.frames)
-            except fetch.Unavailable as error:
-                yield from (FailedClip(clip["clip_id"], error.kind, str(error)) for clip in cuts)
+    return by_video
 
 
 def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, config: ExpandConfig) -> None:

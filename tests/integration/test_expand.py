@@ -7,9 +7,12 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
+import webdataset
 from make_video import pattern_video
 
 from gex_pipeline import expand
@@ -191,6 +194,26 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     assert run(moved, tmp_path / "out", "--frames.timeout_seconds", 60, "--compress.batch_size", 3) == 0
     assert tars(tmp_path / "out") == tars(tmp_path / "calm")
     assert {sample["video"] for sample in samples(tmp_path / "out", "short")} == {"a.mp4", "b.mp4"}
+
+
+def test_video2datasets_tars_are_expanded_in_place(tmp_path):
+    for name in "ab":
+        pattern_video(tmp_path / f"{name}.mp4", seconds=2)
+    jpeg = simplejpeg.encode_jpeg(np.full((48, 64, 3), 200, np.uint8))
+    streams = {"000000_00000": (tmp_path / "a.mp4").read_bytes(), "000000_00001": (tmp_path / "b.mp4").read_bytes()}
+    streams |= {"000001": jpeg, "000002": b"no video" * 1000}
+    with webdataset.TarWriter(str(tmp_path / "00000.tar")) as tar:
+        for key, data in streams.items():
+            meta = json.dumps({"key": key, "caption": f"this is {key}", "status": "success"})
+            tar.write({"__key__": key, "mp4": data, "txt": f"this is {key}", "json": meta})
+    assert run(tmp_path / "*.tar", tmp_path / "out") == 0
+    assert ledger(tmp_path / "out") == {"000002": ("extract", "not_a_video")}
+    short = {sample["clip_id"]: sample for sample in samples(tmp_path / "out", "short")}
+    assert short.keys() == {"000000_00000", "000000_00001", "000001"}
+    assert short["000000_00001"]["end_ms"] == 2000 and short["000001"]["frame_ms"] == [0] * 8
+    [long] = samples(tmp_path / "out", "long")
+    assert long["text"] == "this is 000000_00000. this is 000000_00001."
+    assert validate(str(tmp_path / "out")) == []
 
 
 def test_retry_failed_takes_in_a_video_that_came_back(tmp_path):
