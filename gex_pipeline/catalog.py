@@ -18,7 +18,7 @@ from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
 from shards import storage
 from shards.errors import UserError
-from shards.format import LEDGER_SCHEMA, RESERVED_FIELDS
+from shards.format import LEDGER_SCHEMA, LICENSE_FIELDS, RESERVED_FIELDS
 
 # Times are integer milliseconds; null start = from the beginning, null end = to the end of the file.
 CLIP_SCHEMA = pa.schema(
@@ -137,7 +137,8 @@ def _names(own: list[str], config: InputConfig) -> dict[str, str]:
         return names
     if unknown := [name for name in config.passthrough if name not in names]:
         raise UserError(f"input.passthrough: the table has no column {unknown[0]!r}; it has {', '.join(own)}")
-    return {n: column for n, column in names.items() if n in (*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough)}
+    kept = {*COLUMNS, *CAPTION_SUBSTITUTES, *config.passthrough, *(n for n in names if n.lower() in LICENSE_FIELDS)}
+    return {n: column for n, column in names.items() if n in kept}
 
 
 def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
@@ -197,7 +198,7 @@ def _root(files: list[str], video_root: str | None) -> str:
 
 
 def _homes(files: list[str], video_root: str | None) -> list[str]:
-    """Each table's folder as part of its videos' names ("" or "sub/"): equal relative paths in two folders are two videos."""
+    """Each table's folder as part of its videos' names ("" or "sub/"): equal paths in two folders are two videos."""
     if video_root is not None:
         return [""] * len(files)
     return [file[: file.rfind("/") + 1].removeprefix(f"{_root(files, None)}/") for file in files]

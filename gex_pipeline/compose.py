@@ -79,6 +79,7 @@ def _add_long(writer: ShardWriter, group, samples, text: LongText, summary: dict
         first = len(frame_ms)
         frame_ms += [meta["frame_ms"][i] for i in positions]
         shown = {name: meta[name] for name in ("clip_id", "video", "start_ms", "end_ms", "caption")}
+        shown |= {name: value for name, value in meta.items() if name.lower() in format.LICENSE_FIELDS}
         clips.append({**shown, "frames": [first, len(frame_ms)]})
     writer.add(
         sample_id=text.sample_id,
@@ -177,7 +178,7 @@ def _record(receipt: dict, shards: dict, generated: dict | None, started: float)
     successes = max((shard["samples"] for name, shard in shards.items() if shard and name != format.LONG), default=0)
     ended_at = time.time()
     return {
-        **{name: receipt[name] for name in ("row", "split", "plan_digest", "config_digest", "versions")},
+        **{name: receipt[name] for name in ("row", "split", "plan_digest", "config_digest", "licenses", "versions")},
         "shards": shards,
         "summaries": generated,
         "count": successes + len(receipt["errors"]),

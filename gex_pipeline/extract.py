@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from gex_pipeline import catalog, commit, decoder, fetch, identity, plan, sentences
@@ -23,9 +23,9 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
     """Write a row's short and image tars and return its receipt, which is also stored beside the commit records.
 
     The receipt: {row, split, plan_digest, config_digest, shards: {granularity: what the writer says, or None},
-    errors: [ledger rows], policy_fallbacks (clips that the policy could not serve), seconds, fetch_seconds (of these,
-    waiting for videos), versions}. A row that has a valid one is not decoded again. Raises Transient where the row must
-    stay pending.
+    errors: [ledger rows], policy_fallbacks (clips that the policy could not serve), licenses: {licence or "": clips},
+    seconds, fetch_seconds (of these, waiting for videos), versions}. A row that has a valid one is not decoded again.
+    Raises Transient where the row must stay pending.
     """
     started = time.monotonic()
     basis = {"plan_digest": plan.read(root)[0]["digest"], "config_digest": identity.config_digest(config)}
@@ -33,7 +33,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
         return {**receipt, "fetch_seconds": 0.0}
     clips = plan.read_row(root, row).to_pylist()
     granularities = [g for g in (format.SHORT, format.IMAGE) if g in config.output.granularities]
-    split, errors, fallbacks = clips[0]["split"], [], 0
+    split, errors, fallbacks, licenses = clips[0]["split"], [], 0, Counter()
     try:
         with contextlib.ExitStack() as stack:
             writers = {g: stack.enter_context(ShardWriter(root, split, g, row)) for g in granularities}
@@ -43,6 +43,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
                     errors.append(_ledger_row(clip, result))
                 else:
                     fallbacks += result.policy != config.frames.policy
+                    licenses[_license(clip)] += 1
                 for granularity, writer in writers.items():
                     _write_sample(writer, granularity, clip, result, config)
             shards = {granularity: writer.close() for granularity, writer in writers.items()}
@@ -53,6 +54,7 @@ def extract_row(root: str, row: int, config: ExpandConfig) -> dict:
             "shards": shards,
             "errors": errors,
             "policy_fallbacks": fallbacks,
+            "licenses": licenses,
             "seconds": round(time.monotonic() - started, 3),
             "fetch_seconds": round(videos.waited, 3),
             "versions": identity.versions(),
@@ -141,6 +143,12 @@ def _write_sample(writer: ShardWriter, granularity: str, clip: dict, result, con
         duration_ms=result.duration_ms,
         decoder=result.decoder,
     )
+
+
+def _license(clip: dict) -> str:
+    """What the catalog states, "" for nothing."""
+    extra = json.loads(clip["extra"] or "{}")
+    return next((str(value) for name, value in extra.items() if name.lower() in format.LICENSE_FIELDS[:2]), "")
 
 
 def caption_sentences(clip: dict) -> list[str]:

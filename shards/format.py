@@ -54,6 +54,9 @@ _COMMON_FIELDS = frozenset(
 )
 _CLIP_FIELDS = frozenset("clip_id video start_ms end_ms caption decoder".split())
 
+# Columns of a catalog (in any case) that always travel along, into each sample's json.
+LICENSE_FIELDS = ("license", "licence", "attribution")
+
 SIDECAR_SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # null for a failed sample: it has no place in the tar

@@ -2,15 +2,15 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from shards import format, storage
+from shards import card, format, storage
 from shards.writer import parquet_bytes
 
-MANIFEST_JSON, MANIFEST_PARQUET, CARD = "manifest.json", "manifest.parquet", "README.md"
+MANIFEST_JSON, MANIFEST_PARQUET = "manifest.json", "manifest.parquet"
 
 _READERS = 16  # commit records read at a time: on an object store the wait is latency
 
@@ -18,7 +18,8 @@ _READERS = 16  # commit records read at a time: on an object store the wait is l
 def write_commit(root: str, row: int, record: dict) -> bool:
     """Write a row's commit record; the first one wins. Returns whether this was it.
 
-    `record` has at least `row` and `shards`: {granularity: what `ShardWriter.close` returned, or None}.
+    `record` has at least `row` and `shards`: {granularity: what `ShardWriter.close` returned, or None}, and
+    `licenses`: {licence, or "": clips} where they are known.
     """
     return storage.create_once(storage.join(root, format.commit_path(row)), format.canonical_json(record))
 
@@ -41,7 +42,8 @@ def build_manifest(root: str, config_digest: str, plan_digest: str, frames: dict
     `frames` is what a reader may want to know of the stored frames (their number, short side, format); `versions`
     those of the software that shapes the bytes.
     """
-    table = manifest_table(_committed_shards(read_commits(root)))
+    commits = read_commits(root)
+    table = manifest_table(_committed_shards(commits))
     manifest = {
         "format": format.FORMAT,
         "version": format.VERSION,
@@ -50,10 +52,12 @@ def build_manifest(root: str, config_digest: str, plan_digest: str, frames: dict
         "config_digest": config_digest,
         "frames": frames,
         "counts": counts(table),
+        "licenses": _licenses(commits),
         "versions": versions,
     }
     storage.write_bytes_atomic(storage.join(root, MANIFEST_PARQUET), parquet_bytes(table))
-    storage.write_bytes_atomic(storage.join(root, CARD), _card(manifest).encode())
+    text = card.render(manifest, table["path"].to_pylist())
+    storage.write_bytes_atomic(storage.join(root, card.CARD), text.encode())
     document = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     storage.write_bytes_atomic(storage.join(root, MANIFEST_JSON), document.encode())
     return manifest
@@ -80,6 +84,14 @@ def counts(manifest: pa.Table) -> dict:
     return {split: dict(cells) for split, cells in total.items()}
 
 
+def _licenses(commits: list[dict]) -> dict[str, int]:
+    """Licence -> clips ("": not stated); empty where no clip has one."""
+    total = Counter()
+    for record in commits:
+        total.update(record.get("licenses", {}))
+    return dict(total) if any(total) else {}
+
+
 def _read_commit(root: str, row: int) -> dict:
     return json.loads(storage.read_bytes(storage.join(root, format.commit_path(row))))
 
@@ -92,39 +104,3 @@ def _committed_shards(commits: list[dict]) -> list[dict]:
                 split = shard["path"].split("/")[0]
                 shards.append({**shard, "split": split, "granularity": granularity, "row": record["row"]})
     return shards
-
-
-def _card(manifest: dict) -> str:
-    lines = [
-        "# Multi-grained video-text pairs",
-        "",
-        f"A `{format.FORMAT}` dataset, version {format.VERSION}, content digest `{manifest['digest'][:16]}`.",
-        "",
-        "| split | granularity | samples | shards | hours | MB |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for split, cells in sorted(manifest["counts"].items()):
-        for granularity, cell in cells.items():
-            hours, megabytes = cell["duration_ms"] / 3_600_000, cell["bytes"] / 1e6
-            lines.append(
-                f"| {split} | {granularity} | {cell['samples']:,} | {cell['shards']:,} | {hours:,.2f} | {megabytes:,.1f} |"
-            )
-    return "\n".join(lines) + _CARD_BODY
-
-
-_CARD_BODY = """
-
-Each tar is a plain WebDataset shard; its `.parquet` sibling lists the samples with their byte offsets, and the
-clips that failed. `manifest.parquet` lists the tars that count: read those, not a glob.
-
-- `short`: a clip's frames (`000.jpg` ...) and its caption (`txt`).
-- `long`: frames of several clips of one source, their joined captions (`txt`) and the summary (`summary.txt`).
-- `image`: a clip's middle frame (`jpg`) and its caption (`txt`).
-
-```python
-import webdataset
-samples = webdataset.WebDataset("train/short/00000.tar", shardshuffle=False).decode("pil").to_tuple("000.jpg", "txt")
-```
-
-`gexia shards validate DIR` checks every byte; `gexia shards report DIR` draws `report.html`.
-"""

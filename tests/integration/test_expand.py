@@ -175,7 +175,7 @@ def small_catalog(folder, clips=6, seconds=6) -> Path:
     step = seconds / (clips // 2)
     rows = [
         {"clip_id": f"{name}{i}", "source_id": name, "video": f"{name}.mp4", "start": i * step, "end": (i + 1) * step,
-         "caption": f"part {i} of {name}"}
+         "caption": f"part {i} of {name}", "license": {"a": "CC-BY | 4.0"}.get(name), "attribution": f"by {name}"}
         for name in "ab" for i in range(clips // 2)
     ]  # fmt: skip
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -194,6 +194,10 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     assert run(moved, tmp_path / "out", "--frames.timeout_seconds", 60, "--compress.batch_size", 3) == 0
     assert tars(tmp_path / "out") == tars(tmp_path / "calm")
     assert {sample["video"] for sample in samples(tmp_path / "out", "short")} == {"a.mp4", "b.mp4"}
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| CC-BY \\| 4.0 | 3 |" in card and "| not stated | 3 |" in card
+    [clip] = {json.dumps([c.get("license"), c["attribution"]]) for s in samples(tmp_path / "out", "long") for c in s["clips"] if c["video"] == "a.mp4"}
+    assert clip == '["CC-BY | 4.0", "by a"]'
 
 
 def test_video2datasets_tars_are_expanded_in_place(tmp_path):

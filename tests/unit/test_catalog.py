@@ -198,6 +198,9 @@ def test_columns_are_mapped_and_the_others_pass_through(tmp_path):
     extra = json.loads(found["extra"])
     assert extra["topic"] == row["meta"] and "none" not in extra and list(extra) == sorted(extra)
     assert json.loads(load(path, columns=mapping, passthrough=["topic"])[0][0]["extra"]) == {"topic": row["meta"]}
+    licensed = jsonl(tmp_path / "l.jsonl", [row | {"Licence": "CC0", "attribution": "me"}])
+    kept = json.loads(load(licensed, columns=mapping, passthrough=[])[0][0]["extra"])
+    assert kept == {"Licence": "CC0", "attribution": "me"}, "whose a video is travels along, asked for or not"
 
 
 def test_one_column_can_have_two_names_and_a_mapped_one_takes_the_name_of_another(tmp_path):

@@ -1,7 +1,9 @@
 """The shards serve readers that know nothing of us."""
 
+import re
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import webdataset
@@ -53,6 +55,13 @@ def test_open_clips_own_reader_takes_image_shards_as_they_are(dataset, monkeypat
         images, texts = zip(*info.dataloader)
         assert [tuple(batch.shape) for batch in images] == [(4, 3, 32, 32)] * 3
         assert sorted(row for batch in texts for row in batch.tolist()) == expected
+
+
+def test_the_cards_own_snippet_runs(dataset, monkeypatch, capsys):
+    [snippet] = re.findall(r"```python\n(.*?)```", Path(dataset.url, "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(dataset.url)
+    exec(snippet, {})
+    assert len(capsys.readouterr().out.splitlines()) == dataset.select("train", "short")[0].samples
 
 
 def test_plain_webdataset_takes_short_shards_as_they_are(dataset):
