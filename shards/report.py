@@ -35,6 +35,7 @@ def render(dataset: Dataset) -> str:
         _header(dataset, groups),
         _counts(groups),
         _failures(stats.failures(dataset)),
+        _licenses(dataset.manifest.get("licenses", {})),
         _charts(groups),
         _samples(dataset, format.LONG, _LONG_CARDS, "Clips of one source, their captions in order, and the summary."),
         _samples(dataset, format.SHORT, _SHORT_CARDS, "A clip and its caption."),
@@ -78,6 +79,13 @@ def _failures(failures: list[stats.Failure]) -> str:
         return "<h2>Failures</h2><p class=soft>The error ledger is empty.</p>"
     rows = [[f.stage, f.kind, f"{f.count:,}", f.clip_id, f.message] for f in failures]
     return "<h2>Failures</h2>" + _table(["stage", "kind", "#clips", "first clip", "its message"], rows)
+
+
+def _licenses(licenses: dict[str, int]) -> str:
+    if not licenses:
+        return ""
+    rows = [[name or "not stated", f"{count:,}"] for name, count in sorted(licenses.items(), key=lambda item: -item[1])]
+    return "<h2>Licences</h2>" + _table(["as the catalog states it", "#clips"], rows)
 
 
 def _charts(groups: list[stats.Group]) -> str:

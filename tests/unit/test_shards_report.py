@@ -111,6 +111,13 @@ def test_texts_cannot_break_out_of_the_page(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $x" in page and "<script" not in page and "<b>" not in page.split("<h2>Short")[1]
 
 
+def test_licences_are_listed(tmp_path):
+    publish.write_commit(str(tmp_path), 0, {"row": 0, "shards": {}, "licenses": {"CC-BY <4>": 2, "": 1}})
+    publish.build_manifest(str(tmp_path), "c", "p", {}, {})
+    page = report.render(reader.open_dataset(str(tmp_path)))
+    assert re.search(r"CC-BY &lt;4&gt;</td><td class=number>2<.*not stated</td><td class=number>1<", page)
+
+
 def test_an_empty_dataset_has_a_report(tmp_path):
     publish.build_manifest(str(tmp_path), "c", "p", {}, {})
     assert "The error ledger is empty" in report.render(reader.open_dataset(str(tmp_path)))
