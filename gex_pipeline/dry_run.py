@@ -4,7 +4,6 @@ The sample is whole groups in a seeded order, at least 50 clips; it goes through
 into a temporary folder. Texts are shortened without a model there, which is what the estimate leaves out.
 """
 
-import tempfile
 from collections import Counter
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from gex_pipeline.compose import compose_row
 from gex_pipeline.compress import Compressor
 from gex_pipeline.config import CompressConfig, ExpandConfig
 from gex_pipeline.errors import Transient
+from shards import scratch
 from shards.format import IMAGE, LONG, SHORT
 
 SAMPLE_CLIPS = 50
@@ -59,7 +59,7 @@ def sample(planned: plan.Plan) -> plan.Plan:
 
 def _expanded(part: plan.Plan, config: ExpandConfig) -> tuple[dict, dict]:
     """Receipt and commit record of the sample's row."""
-    with tempfile.TemporaryDirectory(prefix="gexia-dry-run-") as root:
+    with scratch.folder() as root:
         output = replace(config.output, path=root)
         config = replace(config, output=output, compress=CompressConfig(max_words=config.compress.max_words))
         plan.write(part, root)

@@ -10,16 +10,15 @@ one video for good (it is not there, it is forbidden) is that video's failure.
 
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from gex_pipeline.config import FetchConfig
 from gex_pipeline.errors import Transient
-from shards import storage
+from shards import scratch, storage
 
 _RANGE = re.compile(r"(?P<file>.+)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _BLOCK = 4 << 20
@@ -75,9 +74,10 @@ class Fetch:
     def __init__(self, locations: list[str], config: FetchConfig):
         self.config, self.waited = config, 0.0
         self._share = config.scratch_gb * 1e9 / os.cpu_count()
-        self._folder = tempfile.TemporaryDirectory(prefix="gexia-fetch-", ignore_cleanup_errors=True)
-        remote = filter(needs_fetching, locations)
-        self._jobs = [_Job(i, place, os.path.join(self._folder.name, str(i))) for i, place in enumerate(remote)]
+        self._folder = ExitStack()
+        remote = list(filter(needs_fetching, locations))
+        folder = self._folder.enter_context(scratch.folder()) if remote else ""
+        self._jobs = [_Job(i, place, os.path.join(folder, str(i))) for i, place in enumerate(remote)]
         self._changed = threading.Condition()
         self._started = self._turn = self._held = 0
         self._closed = False
@@ -91,7 +91,7 @@ class Fetch:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._folder.cleanup()  # workers make and rename files under the same lock, and none once it is closed
+            self._folder.close()  # workers make and rename files under the same lock, and none once it is closed
 
     @contextmanager
     def take(self, location: str) -> Iterator[str]:

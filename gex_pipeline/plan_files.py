@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gex_pipeline.catalog import CLIP_SCHEMA
-from shards import storage
+from shards import scratch, storage
 from shards.errors import DatasetError, UserError
 from shards.format import canonical_json, digest
 
@@ -126,22 +125,19 @@ def _known_parts(root: str) -> dict[str, str] | None:
 def _write_part(plan: Plan, rows: pl.DataFrame, url: str, known_sha256: str | None) -> str:
     """Write the part that holds `rows` and return its sha256, which must be `known_sha256` if that is given."""
     local = storage.local_path(url)
-    if local is not None:
-        os.makedirs(os.path.dirname(local), exist_ok=True)
-        temporary = storage.temporary_name(local)
-    else:
-        descriptor, temporary = tempfile.mkstemp(suffix=".parquet")
-        os.close(descriptor)
-    try:
+    with ExitStack() as stack:
+        if local is not None:
+            os.makedirs(os.path.dirname(local), exist_ok=True)
+            temporary = storage.temporary_name(local)
+            stack.callback(storage.delete, temporary)
+        else:
+            temporary = os.path.join(stack.enter_context(scratch.folder()), "part.parquet")
         _encode(plan, rows, temporary)
         with open(temporary, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if known_sha256 not in (None, sha256):
             raise _other_plan(url)
         storage.publish_file(temporary, url)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
     return sha256
 
 

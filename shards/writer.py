@@ -3,13 +3,12 @@
 import hashlib
 import io
 import os
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards import format, storage, tar
+from shards import format, scratch, storage, tar
 
 
 class ShardWriter:
@@ -24,6 +23,7 @@ class ShardWriter:
         self.path = format.shard_path(split, granularity, row)
         self._root, self._url = root, storage.join(root, self.path)
         self._sidecar_url = storage.join(root, format.sidecar_path(self.path))
+        self._scratch = ExitStack()
         self._temporary = self._temporary_path(work_dir)
         self._file = open(self._temporary, "xb")
         self._sha256 = hashlib.sha256()
@@ -134,7 +134,7 @@ class ShardWriter:
     def _temporary_path(self, work_dir: str | None) -> str:
         local = storage.local_path(self._url)
         if local is None:
-            folder = work_dir or tempfile.gettempdir()
+            folder = work_dir or self._scratch.enter_context(scratch.folder())
             local = os.path.join(folder, f"{self.granularity}-{self.row:05d}.tar")
         os.makedirs(os.path.dirname(local), exist_ok=True)
         return storage.temporary_name(local)
@@ -164,6 +164,7 @@ class ShardWriter:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary)
+            self._scratch.close()
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -17,5 +17,6 @@ def footage(shared_data, tmp_path_factory) -> Path:
     command += ["--input.path", str(shared_data / "footage/clips.jsonl"), "--output.path", str(output)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["36 rows, 36 clips"]  # Ray keeps quiet
+    said = [line for line in done.stderr.splitlines() if "clips/s" not in line]  # progress, where it took a minute
+    assert said == ["36 rows, 36 clips"]  # Ray keeps quiet
     return output
