@@ -13,6 +13,7 @@ class StreamConfig:
     iter: dict[str, int]  # #iter of `video` and of each text view
     frames: int  # of a sample; one with fewer is padded and masked
     batch: int  # samples of a step over all ranks
+    frame_sampling: Literal["random", "centred"] | None = None  # null: as loader.frame_sampling says
     weight: float = 1.0  # share of the steps, relative to the other streams
     lanes: int | None = None  # must divide batch, ranks must divide it; null: batch
 

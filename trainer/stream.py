@@ -85,7 +85,7 @@ class Streams:
                 views=tuple(config.texts),
                 frames=config.frames,
                 size=data.size,
-                random_frames=data.frame_sampling == "random",
+                random_frames=(config.frame_sampling or data.frame_sampling) == "random",
                 random_crop=data.crop == "random",
                 seed=seed,
                 fields=fields,
@@ -207,6 +207,7 @@ class _Assembler:
     """Decoded rows -> Batch; counts what failed."""
 
     def __init__(self, tokenizer: Tokenizer, max_failures: int, tars: Tars):
+        self._pin = torch.cuda.is_available()  # copies to the device then need not be waited for
         self._encode, self._max_failures, self._tars = TextEncoder(tokenizer), max_failures, tars
         self.failures: Counter = Counter()
 
@@ -216,6 +217,8 @@ class _Assembler:
         kept = [row for row in rows if row.decoded is not None]
         if len(kept) < len(rows):
             frames = frames[[row.row for row in kept]]
+        if self._pin:
+            frames = frames.pin_memory()
         decoded: list[Decoded] = [row.decoded for row in kept]
         counts = torch.tensor([sample.frames for sample in decoded])
         sentences = {view: [sample.sentences[view] for sample in decoded] for view in plan.recipe.views}

@@ -209,6 +209,18 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):
     assert sum(epoch[s] != again[s] for s in epoch) > 30 and sum(epoch[s] != other_seed[s] for s in epoch) > 30
 
 
+def test_a_stream_may_have_a_frame_sampling_of_its_own(root):
+    def frames(**settings):
+        config = StreamConfig("short", ["caption"], {}, frames=2, batch=12, **settings)
+        with streams(root, {"svst": config}, crop="centre") as stream:
+            return {s: f.numpy().tobytes() for b in stream.batches(0, 10) for s, f in zip(b.sample_ids, b.frames)}
+
+    centred, random = frames(frame_sampling="centred"), frames()
+    with streams(root, {"svst": StreamConfig("short", ["caption"], {}, 2, 12)}, frame_sampling="centred", crop="centre") as stream:
+        assert all(centred[s] == f.numpy().tobytes() for b in stream.batches(0, 5) for s, f in zip(b.sample_ids, b.frames))
+    assert sum(centred[s] != random[s] for s in centred) > 20
+
+
 @pytest.mark.parametrize("workers, world", [(0, 1), (2, 3)])
 def test_evaluation_takes_every_sample_once_in_order(root, workers, world):
     data = DataConfig(size=32, workers=workers)

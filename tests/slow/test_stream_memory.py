@@ -5,22 +5,32 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from make_dataset import make_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from test_stream import STREAMS, streams, workers_of
+from test_stream import server, streams, workers_of  # noqa: F401
 
 
-def test_memory_of_main_process_and_workers_stays_flat_over_5000_batches(tmp_path):
-    make_dataset(tmp_path, shorts={"train": 60}, longs={"train": 10}, rows=3)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data")
+    make_dataset(path, shorts={"train": 60}, longs={"train": 10}, rows=3)
+    return path
+
+
+@pytest.mark.parametrize("where", ["folder", "server", "cached server"])
+def test_memory_of_main_process_and_workers_stays_flat_over_5000_batches(root, server, tmp_path, where):
+    """Local files, and fsspec over HTTP, without and with a cache. All streams, so that windows of all sizes open."""
 
     def resident():
         return [process.memory_info().rss for process in (psutil.Process(), *workers_of(os.getpid()))]
 
-    with streams(tmp_path, {"it": STREAMS["it"]}, workers=2) as stream:
+    settings = {"cache_dir": str(tmp_path)} if where == "cached server" else {}
+    with streams(root if where == "folder" else server, workers=2, **settings) as stream:
         for batch in stream.batches(0, 5000):
             if batch.step == 1000:
                 early = resident()
         late = resident()
     assert len(early) == 3
-    assert all(after - before < 10e6 for before, after in zip(early, late))
+    assert all(after - before < 10e6 for before, after in zip(early, late)), (early, late)

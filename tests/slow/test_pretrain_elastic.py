@@ -1,0 +1,104 @@
+"""Runs under `accelerate launch`: killed on two ranks and continued on one and on four; a store that does not answer."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
+from test_pretrain import finish, home, kill_all, launch, leave_nothing_behind, records, wait_for_step  # noqa: F401
+
+STEPS = 18
+
+
+@pytest.fixture(scope="module")
+def script(home) -> Path:
+    """pretrain.py that also writes which samples each rank was given at each step, beside the run's metrics."""
+    path = home / "noted_pretrain.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            import json
+            import trainer.pretrain as pretrain
+            from trainer.config import PretrainConfig, parse, run_script
+
+            output = parse(PretrainConfig).output
+
+            class Noted(pretrain.Streams):
+                def batches(self, *steps):
+                    for batch in super().batches(*steps):
+                        with open(f"{output}.samples.jsonl", "a") as file:
+                            line = {"step": batch.step, "rank": self._rank, "of": self._world_size}
+                            file.write(json.dumps(line | {"ids": batch.sample_ids}) + "\\n")
+                        yield batch
+
+            pretrain.Streams = Noted
+            run_script(PretrainConfig, pretrain.pretrain)
+            """
+        )
+    )
+    return path
+
+
+def samples(output: Path) -> dict[int, list[str]]:
+    """The global batch of each step, in the order of the ranks that did it last."""
+    found: dict[int, dict] = {}
+    for line in map(json.loads, Path(f"{output}.samples.jsonl").read_text().splitlines()):
+        step = found.setdefault(line["step"], {"of": 0})
+        if step["of"] != line["of"]:
+            step.clear()
+            step["of"] = line["of"]
+        step[line["rank"]] = line["ids"]
+    return {step: sum((ranks[r] for r in range(ranks["of"])), []) for step, ranks in found.items() if len(ranks) > ranks["of"]}
+
+
+@pytest.mark.timeout(1500)
+def test_killed_on_two_ranks_and_continued_on_one_and_on_four_it_sees_the_same_samples_and_losses(home, script):
+    common = ["--config", home / "config.yaml", "--steps", STEPS, "--checkpoint.every_steps", 4]
+    calm, killed = home / "elastic-calm", home / "elastic-killed"
+    finish(launch(script, 2, *common, "--output", calm))
+    run = launch(script, 2, *common, "--output", killed)
+    wait_for_step(killed, 9, run)
+    kill_all(run)
+    done = len((killed / "metrics.jsonl").read_text().splitlines())
+    assert 9 <= done < STEPS
+    expected, losses = samples(calm), records(calm)
+    assert expected.keys() == set(range(STEPS)) and len({i for ids in expected.values() for i in ids}) > 20
+    for ranks in (1, 4):
+        output = home / f"elastic-{ranks}"
+        shutil.copytree(killed, output)
+        assert "from step 8" in finish(launch(script, ranks, *common, "--output", output))
+        continued = samples(output)
+        assert continued == {step: expected[step] for step in range(8, STEPS)}
+        for step, record in records(output).items():
+            assert record["stream"] == losses[step]["stream"]
+            assert record["loss"] == pytest.approx(losses[step]["loss"], rel=0, abs=2e-5), step
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", ["tar", "parquet"])
+def test_a_store_that_does_not_answer_ends_the_run_on_all_ranks_and_is_named(home, tmp_path, what):
+    """One shard becomes a pipe that nobody writes to: no rank waits for another for ever."""
+    shutil.copytree(home / "data", tmp_path / "data")
+    stuck = tmp_path / f"data/train/short/00001.{what}"
+    stuck.unlink()
+    os.mkfifo(stuck)
+    patience = ["--loader.read_seconds", 1000, "--loader.stall_seconds", 3]
+    run = launch("pretrain.py", 2, "--config", home / "config.yaml", "--data", tmp_path / "data", *patience, "--output", tmp_path)
+    family = []
+    while run.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):
+            family = psutil.Process(run.pid).children(recursive=True) or family
+            run.wait(1)
+    output, _ = run.communicate(timeout=10)
+    assert run.returncode != 0 and str(stuck.with_suffix(".tar")) in output and "loader.stall_seconds" in output
+    assert "Thread 0x" in output  # the stacks
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
