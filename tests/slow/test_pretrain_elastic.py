@@ -13,7 +13,10 @@ import psutil
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from test_pretrain import finish, home, kill_all, launch, leave_nothing_behind, records, wait_for_step  # noqa: F401
+import test_pretrain
+from test_pretrain import finish, kill_all, launch, records, wait_for_step
+
+home, leave_nothing_behind = test_pretrain.home, test_pretrain.leave_nothing_behind  # fixtures
 
 STEPS = 18
 

@@ -9,7 +9,10 @@ import pytest
 from make_dataset import make_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from test_stream import server, streams, workers_of  # noqa: F401
+import test_stream
+from test_stream import streams, workers_of
+
+server = test_stream.server  # a fixture
 
 
 @pytest.fixture(scope="module")
