@@ -67,7 +67,7 @@ class CompressConfig:
 class FetchConfig:
     """Videos that do not lie on a local disk, and members of tars."""
 
-    scratch_gb: float = 20.0  # of each node's temporary folder, shared evenly by its cores; a larger video fails
+    scratch_gb: float = 8.0  # of a node's temporary folder, for each core that decodes; a video over half of it fails
     parallel: int = 4  # downloads at a time of each decoding core, ahead of the video that it decodes
     timeout_seconds: float = 60.0  # without a byte, then the download is made again
     retries: int = 2  # downloads after the first; then the row stays pending

@@ -3,8 +3,8 @@
 A location is a local path, an fsspec URL, or either with `#OFFSET+SIZE` behind it: a byte range of that file, such as
 the member of a tar. Plain local files are read where they lie.
 
-Scratch is bounded: fetching ahead waits while the share of this task is full. Only the video that decoding waits for
-may go beyond it. Silence and errors of a server cost a few tries and then leave the row pending; what a server says of
+Scratch is bounded: half of a task's is for the video whose turn it is, and fetching ahead waits while the other half is
+full. Silence and errors of a server cost a few tries and then leave the row pending; what a server says of
 one video for good (it is not there, it is forbidden) is that video's failure.
 """
 
@@ -73,7 +73,7 @@ class Fetch:
 
     def __init__(self, locations: list[str], config: FetchConfig):
         self.config, self.waited = config, 0.0
-        self._share = config.scratch_gb * 1e9 / os.cpu_count()
+        self._half = config.scratch_gb * 1e9 / 2
         self._folder = ExitStack()
         remote = list(filter(needs_fetching, locations))
         folder = self._folder.enter_context(scratch.folder()) if remote else ""
@@ -183,11 +183,11 @@ class Fetch:
                 self._check_wanted(job, generation)
                 self._held -= job.bytes
                 job.bytes = 0
-                scratch = open(path, "wb")
-            with scratch:
+                file = open(path, "wb")
+            with file:
                 for block in _blocks(job.location):
                     self._account(job, generation, len(block))
-                    scratch.write(block)
+                    file.write(block)
             with self._changed:
                 self._check_wanted(job, generation)
                 os.replace(path, job.path)
@@ -205,9 +205,9 @@ class Fetch:
             job.bytes += size
             self._held += size
             job.progress = time.monotonic()
-            if job.bytes > self.config.scratch_gb * 1e9:
-                raise Unavailable("too_large", f"more than fetch.scratch_gb ({self.config.scratch_gb:g} GB)")
-            while self._held > self._share and job.index > self._turn and not self._closed:
+            if job.bytes > self._half:
+                raise Unavailable("too_large", f"over half of fetch.scratch_gb ({self.config.scratch_gb:g} GB)")
+            while self._held > self._half and job.index > self._turn and not self._closed:
                 self._changed.wait()
             job.progress = time.monotonic()
 

@@ -14,7 +14,7 @@ from make_video import pattern_video
 from moto.server import ThreadedMotoServer
 
 import gexia
-from gex_pipeline import expand
+from gex_pipeline import expand, probe
 from shards import reader
 from trainer.index import Index
 
@@ -112,6 +112,7 @@ def test_from_a_bucket_into_a_bucket_through_a_kill(bucket, tmp_path, capsys):
     assert run("s3://data/in/clips.jsonl", "s3://data/out") == 0
     assert "(0 by this run)" in capsys.readouterr().out and tars(client) == after
 
+    assert probe.file_duration_ms("s3://data/in/videos/a/1.mp4", 30) == 3000
     assert gexia.main(["shards", "validate", "s3://data/out"]) == 0
     dataset = reader.open_dataset("s3://data/out")
     shards = dataset.select("train", "short")
