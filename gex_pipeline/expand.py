@@ -89,7 +89,7 @@ def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, prog
             if item["pending"]:
                 work.pending[item["row"]] = item["pending"]
             else:
-                del work.pending[item["row"]]
+                work.pending.pop(item["row"], None)
                 work.rows += 1
                 progress.add(item["clips"])
     except cluster.failures() as error:  # the cluster broke down, not a row

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from dataclasses import asdict
 
 import jsonargparse
 
@@ -41,6 +42,10 @@ def check(config: ExpandConfig) -> None:
     for name in ("scratch_gb", "parallel", "timeout_seconds"):
         if getattr(config.fetch, name) <= 0:
             raise UserError(f"fetch.{name} is {getattr(config.fetch, name)}; it must be positive")
+    for stage, wanted in asdict(config.resources).items():
+        for name, value in wanted.items():
+            if value is not None and value <= 0:
+                raise UserError(f"resources.{stage}.{name} is {value}; it must be positive")
     if not 1 <= frames.quality <= 100:
         raise UserError(f"frames.quality is {frames.quality}; it must be 1 to 100")
     for name in ("per_clip", "max_per_clip"):
