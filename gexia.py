@@ -10,6 +10,8 @@ from shards.errors import UserError
 COMMANDS = {
     "expand": ("gex_pipeline.expand", "pipeline", "captioned clips in, published multi-grained shards out"),
     "import": ("gex_pipeline.import_benchmark", "pipeline", "a benchmark's files and videos in, published shards out"),
+    "embed": ("trainer.embed", "train", "videos or texts in, a parquet file of their embeddings out"),
+    "search": ("trainer.search", "train", "a text query: the samples of a dataset that fit it best, and a page"),
     "stream": ("trainer.preview", "train", "preview: the first batches of each stream, as the model gets them"),
     "shards": ("shards.cli", None, "validate, inspect and report on a published dataset"),
 }

@@ -64,7 +64,7 @@ def decode_sample(data, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
     def choose(stored: int) -> list[int]:
         return choose_frames(stored, recipe.frames, rng if recipe.random_frames else None)
 
-    frames = _frames(members, choose, recipe, meta["sample_id"])
+    frames = stored_frames(members, choose, recipe.granularity, recipe.size, meta["sample_id"])
     place = (rng.random(), rng.random()) if recipe.random_crop else (0.5, 0.5)
     filled = 0
     for filled, frame in enumerate(frames, 1):
@@ -134,19 +134,22 @@ def _sentences(view: str, meta: dict, members: dict[str, memoryview], granularit
     return sentences
 
 
-def _frames(
-    members: dict[str, memoryview], choose: Callable[[int], list[int]], recipe: Recipe, sample_id: str
+def stored_frames(
+    members: dict[str, memoryview], choose: Callable[[int], list[int]], granularity: str, size: int = 1, sample_id: str = ""
 ) -> Iterable[np.ndarray]:
-    """The chosen frames, RGB uint8 [H, W, 3], of the sample's video or pictures; an image's is its picture."""
+    """The chosen frames, RGB uint8 [H, W, 3], of the sample's video or pictures; an image's is its picture.
+
+    `choose` is told how many there are; a JPEG much larger than `size` may come smaller. Raises SampleError.
+    """
     pictures, videos = (
         [(name, members[name]) for name in sorted(members, key=lambda name: (len(name), name)) if _last(name) in kinds]
         for kinds in (format.PICTURES, format.VIDEOS)
     )
-    if videos and not (pictures and recipe.granularity == format.IMAGE):
+    if videos and not (pictures and granularity == format.IMAGE):
         return _decode_video(videos[0][1], choose, sample_id)
     if not pictures:
         raise SampleError("no_frames", f"{sample_id}: no frames")
-    return (_decode_picture(*pictures[index], recipe.size, sample_id) for index in choose(len(pictures)))
+    return (_decode_picture(*pictures[index], size, sample_id) for index in choose(len(pictures)))
 
 
 def _last(extension: str) -> str:

@@ -4,28 +4,25 @@
 """
 
 import argparse
-import base64
-import io
 import json
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
 
-from PIL import Image
-
 from ops.demo import chart, run, world
-from ops.demo.search import Found, Sample, samples, search
+from ops.demo.search import Found, search
 from shards.format import GRANULARITIES, LONG, SHORT
 from shards.reader import Dataset, open_dataset
 from trainer.evaluate import load_model
+from trainer.film import STYLE, film, sprite
+from trainer.samples import Sample, all_samples, spread
 from trainer.tasks.retrieval import Recipe
 
 SHORT_CARDS, LONG_CARDS = 8, 3
 # (granularity, text view, queries): what the page asks the model.
 SEARCHES = ((SHORT, "caption", 3), (LONG, "summary", 3))
 TOP = 5
-FRAME_SIDE = 96  # pixels of a frame on the page
 VIEW_NAMES = {"caption": "caption", "long": "all captions", "summary": "summary"}
 DIRECTIONS = {"text to video": "T2V", "video to text": "V2T"}
 STREAM_NAMES = {"svst": "short", "lv": "long", "it": "image"}
@@ -44,7 +41,7 @@ def render(output: Path) -> str:
         _retrieval(results),
         _searches(output / "train/model", dataset, recipes),
     ]
-    return Template(Path(__file__).with_name("page.html").read_text()).substitute(body="\n".join(body))
+    return Template(Path(__file__).with_name("page.html").read_text()).substitute(body="\n".join(body), film=STYLE)
 
 
 # --- What was made ---------------------------------------------------------------------------------------------
@@ -93,8 +90,8 @@ def _times(seconds: dict[str, float]) -> str:
 
 
 def _samples(dataset: Dataset) -> str:
-    short = _spread(list(samples(dataset, "train", SHORT)), SHORT_CARDS)
-    long = _spread(list(samples(dataset, "train", LONG)), LONG_CARDS)
+    short = spread(list(all_samples(dataset, "train", SHORT)), SHORT_CARDS)
+    long = spread(list(all_samples(dataset, "train", LONG)), LONG_CARDS)
     return (
         "<section><h2>Short samples</h2><p class=note>One clip, its frames and its caption. Point at a picture, or tap "
         f"it, and it plays.</p><div class=grid>{''.join(map(_short_card, short))}</div></section>"
@@ -104,7 +101,7 @@ def _samples(dataset: Dataset) -> str:
 
 
 def _short_card(sample: Sample) -> str:
-    return f"<article class=card>{_film(sample.frames)}<p>{escape(sample.texts['caption'])}</p></article>"
+    return f"<article class=card>{film(sample.frames)}<p>{escape(sample.texts['caption'])}</p></article>"
 
 
 def _long_card(sample: Sample) -> str:
@@ -172,7 +169,7 @@ def _searches(checkpoint: Path, dataset: Dataset, recipes: dict[str, Recipe]) ->
 
 def _found(found: Found, granularity: str, view: str) -> str:
     cards = "".join(
-        f"<figure class='{'right' if right else ''}'>{_film(_spread(sample.frames, 8))}"
+        f"<figure class='{'right' if right else ''}'>{film(spread(sample.frames, 8))}"
         f"<figcaption><b>{place}</b><span>{score:.2f}{' ✓' if right else ''}</span></figcaption></figure>"
         for place, (sample, score, right) in enumerate(found.best, start=1)
     )
@@ -185,33 +182,8 @@ def _found(found: Found, granularity: str, view: str) -> str:
 # --- Pieces ----------------------------------------------------------------------------------------------------
 
 
-def _film(frames: list[bytes]) -> str:
-    """A picture that plays its frames when pointed at, over a strip of them all."""
-    count = len(frames)
-    still = 100 * (count // 2) / max(1, count - 1)  # where the middle frame lies on the sheet, %
-    style = f"--film:url({_sprite(frames)});--n:{count};--still:{still:.2f}%"
-    return f'<div class=film tabindex=0 style="{style}"><i></i><u></u></div>'
-
-
 def _strip(frames: list[bytes]) -> str:
-    return f'<img class=strip src="{_sprite(frames)}" alt="" loading=lazy>'
-
-
-def _sprite(frames: list[bytes]) -> str:
-    """Frames side by side, as a data URI."""
-    images = [Image.open(io.BytesIO(frame)).resize((FRAME_SIDE, FRAME_SIDE)) for frame in frames]
-    sheet = Image.new("RGB", (FRAME_SIDE * len(images), FRAME_SIDE))
-    for number, image in enumerate(images):
-        sheet.paste(image, (number * FRAME_SIDE, 0))
-    out = io.BytesIO()
-    sheet.save(out, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def _spread(items: list, count: int) -> list:
-    """At most `count` of the items, evenly."""
-    count = min(count, len(items))
-    return [items[len(items) * (2 * i + 1) // (2 * count)] for i in range(count)]
+    return f'<img class=strip src="{sprite(frames)}" alt="" loading=lazy>'
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

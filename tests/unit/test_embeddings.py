@@ -6,12 +6,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from make_dataset import make_dataset
+from make_model import tiny_model
 
 from shards.reader import open_dataset
 from trainer import embeddings
 from trainer.data_config import DataConfig
 from trainer.embeddings import Embedder
-from trainer.models.gexia import GexiaModel
 from trainer.tasks import retrieval
 
 ITER = {"video": 1, "caption": 1}
@@ -19,12 +19,7 @@ ITER = {"video": 1, "caption": 1}
 
 @pytest.fixture(scope="module")
 def model():
-    tower = {"width": 16, "layers": 1}
-    vision = {"image_size": 32, "patch_size": 16, "head_width": 8, **tower}
-    text = {"context_length": 77, "vocab_size": 49408, "heads": 2, **tower}
-    arch = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    torch.manual_seed(0)
-    return GexiaModel(arch, (0.5,) * 3, (0.5,) * 3, heads=2).eval()
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
