@@ -118,7 +118,8 @@ def whole_video(path: str, count: int, size: int) -> tuple[Tensor, int]:
     from shards import video  # decoders, which nothing else here needs
 
     try:
-        (clip,) = video.read_clips(path, [video.Request(path, None, None)], per_clip=count, short_side=size)
+        recipe = video.Recipe(per_clip=count, short_side=size)
+        (clip,) = video.read_clips(path, [video.Request(path, None, None)], recipe)
     except (OSError, video.VideoError) as error:
         raise UserError(f"--videos {path}: {error}") from None
     if isinstance(clip, video.Failure):

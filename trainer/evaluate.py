@@ -16,6 +16,7 @@ from trainer import results
 from trainer.checkpoint import STREAMS_FILE
 from trainer.config import EvaluateConfig, run_script
 from trainer.data_config import DataConfig
+from trainer.embeddings import model_digest
 from trainer.models.gexia import GexiaModel
 from trainer.tasks import retrieval
 
@@ -44,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> None:
         rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader, cache)
         found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
-        write(config, recipes, found)
+        write(config, recipes, model_digest(model), found)
 
 
 def cache_folder(cache: str | None, checkpoint: str) -> Path | None:
@@ -82,12 +83,21 @@ def choose_recipes(config: EvaluateConfig) -> dict[str, retrieval.Recipe]:
     return recipes
 
 
-def write(config: EvaluateConfig, recipes: dict[str, retrieval.Recipe], found: list[dict]) -> None:
+def write(config: EvaluateConfig, recipes: dict[str, retrieval.Recipe], weights: str, found: list[dict]) -> None:
     """Print the tables, and write them beside the checkpoint or to the chosen folder."""
-    tables = "\n".join(f"{one['data']}, {one['split']}\n\n{results.markdown(one['results'])}" for one in found)
+    how = "; ".join(
+        f"{name} #iter {', '.join(f'{part} {count}' for part, count in recipe.iter.items())}, {recipe.frames} frames"
+        for name, recipe in recipes.items()
+    )
+    about = f"Model {config.checkpoint} (weights {weights[:8]}): {how}. Ties count in expectation over their order."
+    tables = "\n".join(
+        f"{one['data']} ({one['digest'][:8]}), {one['split']}\n\n{about}\n\n{results.markdown(one['results'])}"
+        for one in found
+    )
     print(tables)
     settings = {name: vars(recipe) for name, recipe in recipes.items()}
-    report = {"checkpoint": config.checkpoint, "settings": settings, "datasets": found}
+    run = {"checkpoint": config.checkpoint, "weights": weights, "precision": config.precision}
+    report = {**run, "settings": settings, "datasets": found}
     results.write(Path(config.output or config.checkpoint), config.task, report, tables)
 
 

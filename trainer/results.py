@@ -8,6 +8,7 @@ A result is a dictionary of
     chance                the same for answers that look at no sample
     n                     what the metrics are a mean over: queries, samples or questions
     videos, of_videos     videos evaluated, and how many the benchmark has (None where nobody counted)
+    benchmark, variant    what `gexia import` calls the data, where it made it
 
 and whatever else a task has to say.
 """
@@ -27,22 +28,20 @@ DECIMALS = {"MSE": 3}  # of a metric in the table; percentages and ranks have on
 
 def coverage(dataset: Dataset, split: str, granularity: str, sample_ids: Iterable[str] | None = None) -> dict:
     """{"videos": N, "of_videos": M}: sources with a sample of a split (of those in `sample_ids`, where given), and
-    sources that the benchmark's annotations name, which `gexia import` writes beside a dataset; None where it did
-    not."""
+    sources that the benchmark's annotations name; None where `gexia import` did not write that beside the dataset. Where
+    it did, "benchmark" and "variant" too."""
     sources, wanted = set(), None if sample_ids is None else set(sample_ids)
     for shard in dataset.select(split, granularity):
         lines = dataset.sidecar(shard)
         lines = lines.filter(pc.equal(lines["status"], "ok"))
         pairs = zip(lines["sample_id"].to_pylist(), lines["source_id"].to_pylist(), strict=True)
         sources.update(source for sample_id, source in pairs if wanted is None or sample_id in wanted)
-    return {"videos": len(sources), "of_videos": _annotated(dataset.url, split)}
-
-
-def _annotated(url: str, split: str) -> int | None:
-    path = storage.join(url, format.IMPORT_RECORD)
+    path = storage.join(dataset.url, format.IMPORT_RECORD)
     if not storage.exists(path):
-        return None
-    return json.loads(storage.read_bytes(path))["splits"].get(split, {}).get("videos")
+        return {"videos": len(sources), "of_videos": None}
+    record = json.loads(storage.read_bytes(path))
+    named = {name: record[name] for name in ("benchmark", "variant") if record.get(name)}
+    return {"videos": len(sources), "of_videos": record["splits"].get(split, {}).get("videos"), **named}
 
 
 def markdown(results: list[dict]) -> str:

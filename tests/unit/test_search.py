@@ -7,7 +7,7 @@ import pytest
 import torch
 from make_dataset import make_dataset
 from make_model import tiny_model
-from make_video import make_video
+from make_video import pattern_video
 
 import gexia
 from shards.reader import open_dataset
@@ -16,11 +16,11 @@ from trainer.samples import Sample, all_samples, clock
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A saved model that embeds a video as the text of its caption: what is searched is found."""
+    """A saved model, a dataset with JPEG files and one with videos, and a video file."""
     home = tmp_path_factory.mktemp("search")
     make_dataset(home / "data", shorts={"train": 6, "val": 6}, longs={"train": 3, "val": 3}, size=(40, 40))
     make_dataset(home / "mp4", shorts={"val": 3}, longs={"val": 2}, size=(64, 48), mp4=True)
-    make_video(home / "a.mp4")
+    pattern_video(home / "a.mp4", seconds=2)
     tiny_model().save_pretrained(home / "model")
     return home
 

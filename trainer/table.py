@@ -1,0 +1,101 @@
+"""`gexia table RUN ...`: the results of several evaluations in one comparison, beside published figures.
+
+A RUN is a folder that evaluate.py or finetune.py wrote, or one of its json files. Published figures are those of
+published.json: each names the paper and table that it was read in.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards import storage
+from shards.errors import UserError
+
+PUBLISHED = Path(__file__).with_name("published.json")
+
+
+def main(argv: list[str]) -> int:
+    """Print the comparison, and write it where asked; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="gexia table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--output", metavar="FILE.md", help="write it there too")
+    parser.add_argument("--no-published", action="store_true", help="only the runs")
+    args = parser.parse_args(argv)
+    rows = [row for run in args.runs for row in read_run(run)]
+    text = compare(rows, [] if args.no_published else json.loads(PUBLISHED.read_text())["figures"])
+    print(text, end="")
+    if args.output:
+        storage.write_bytes_atomic(args.output, text.encode())
+    return 0
+
+
+def read_run(run: str) -> Iterator[dict]:
+    """Results of a run (see results.py), each with the run's name, the data's digest and split. UserError where there
+    are none."""
+    path = Path(run)
+    files = [path] if path.is_file() else sorted(path.glob("*.json"))
+    found = 0
+    for file in files:
+        try:
+            report = json.loads(file.read_text())
+            datasets = report["datasets"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if path.is_file():
+                raise UserError(f"{run}: no results of evaluate.py or finetune.py: {error!r}") from None
+            continue  # another json of the folder
+        for dataset in datasets:
+            common = {"run": run, "data": dataset["data"], "digest": dataset["digest"], "split": dataset["split"]}
+            for result in [*dataset.get("before", []), *dataset["results"]]:
+                found += 1
+                yield {**common, **result}
+    if not found:
+        raise UserError(f"{run}: no results of evaluate.py or finetune.py here")
+
+
+def compare(rows: list[dict], published: list[dict]) -> str:
+    """Markdown: one table for each question that was asked, with every run's answer and the published ones."""
+    questions: dict[tuple, list[dict]] = {}
+    for row in rows:
+        questions.setdefault(_question(row), []).append(row)
+    return "\n".join(_table(question, answers, published) for question, answers in questions.items())
+
+
+def _question(row: dict) -> tuple[str, ...]:
+    """What a result must share with another to be compared with it."""
+    benchmark = row.get("benchmark") or f"{row['data']} ({row['digest'][:8]})"
+    return benchmark, row.get("variant", ""), row["split"], row["granularity"], row["task"], row.get("view", ""), row.get("direction", "")
+
+
+def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -> str:
+    benchmark, variant, split, granularity, task, view, direction = question
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    known = [
+        figure for figure in published
+        if (figure["benchmark"], figure["task"], figure.get("direction", "")) == (benchmark, task, direction)
+        and figure["metrics"].keys() & set(names)
+    ]  # fmt: skip
+    title = ", ".join(filter(None, (benchmark, variant, split, f"{granularity} samples", task, view)))
+    lines = [f"## {title}" + (f": {direction}" if direction else ""), ""]
+    lines += [_line(["model", "protocol", *names, "videos", "data", "source"]), "|---|---|" + "--:|" * (len(names) + 1) + "---|---|"]
+    for row in rows:
+        of = "" if row["of_videos"] is None else f" of {row['of_videos']:,}"
+        where = f"{row['videos']:,}{of}", row["digest"][:8], "measured here"
+        lines.append(_line([row["run"], row["protocol"], *_values(row["metrics"], names), *where]))
+    chances = list(dict.fromkeys(tuple(row["chance"].get(name) for name in names) for row in rows))
+    lines += [_line(["chance", "", *_values(dict(zip(names, chance)), names), "", "", ""]) for chance in chances]
+    for figure in known:
+        source = f"{figure['paper']}, {figure['table']}"
+        lines.append(_line([figure["model"], figure["setting"], *_values(figure["metrics"], names), "", "", source]))
+    return "\n".join(lines) + "\n"
+
+
+def _values(metrics: dict[str, float], names: list[str]) -> list[str]:
+    values = (metrics.get(name) for name in names)
+    return ["" if value is None else f"{value:.{3 if abs(value) < 1 else 1}f}" for value in values]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
