@@ -1,6 +1,5 @@
 """`gexia search` and `gexia embed`: a trained model of use."""
 
-import json
 
 import pyarrow.parquet as pq
 import pytest
