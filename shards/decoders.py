@@ -146,6 +146,25 @@ def _decord_frames(path: str, timeline: Timeline, wanted: np.ndarray, tick) -> I
         yield position, None
 
 
+def _torchcodec_frames(path: str, timeline: Timeline, wanted: np.ndarray, tick) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    from torchcodec.decoders import VideoDecoder  # brings torch along
+
+    due = wanted.tolist()
+    try:
+        reader = VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC")
+        first = reader.get_frame_at(0).pts_seconds if len(reader) == len(timeline.ms) else None
+        while first is not None and due:
+            frame = reader.get_frame_at(due[0])
+            tick()
+            if abs((frame.pts_seconds - first) * 1000 - timeline.ms[due[0]]) > 1:
+                break
+            yield due.pop(0), av.VideoFrame.from_ndarray(frame.data.numpy(), format="rgb24")
+    except (RuntimeError, ValueError, IndexError):
+        pass  # the rest cannot be decoded by torchcodec either
+    for position in due:
+        yield position, None
+
+
 # Decoders that do not hand out what follows damage as if it were whole.
 TELL_DAMAGE = {"pyav"}
-DECODERS = {"pyav": _pyav_frames, "decord": _decord_frames}
+DECODERS = {"pyav": _pyav_frames, "decord": _decord_frames, "torchcodec": _torchcodec_frames}

@@ -124,6 +124,12 @@ def test_a_video_is_one_job_of_its_row(table, tmp_path, monkeypatch):
     assert sorted(jobs) == [2, 3]
 
 
+def test_the_sidecar_says_which_decoder_read_a_clip(table, tmp_path):
+    dataset, _ = expand(table, tmp_path / "decord", decoders=["decord", "pyav"])
+    decoders = {g: set(dataset.sidecar(dataset.select(granularity=g)[0])["decoder"].to_pylist()) for g in format.GRANULARITIES}
+    assert decoders == {g: {"decord"} for g in format.GRANULARITIES}
+
+
 @pytest.mark.parametrize("limit", [{"max_megapixels": 0.01}, {"max_hours": 0.0005}, {"max_frames": 40}])
 def test_absurd_videos_are_ledger_rows(table, tmp_path, limit):
     _, receipt = expand(table, tmp_path / "small", **limit)

@@ -1,6 +1,7 @@
 """shards/video.py: the right frames, whatever the file. Every frame of these videos shows its own timestamp."""
 
 import bisect
+import importlib.util
 import os
 
 import av
@@ -27,8 +28,14 @@ FILES = {
     "program_stream.mpg": ["-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "2"],
     "raw.h264": H264,
 }
-# In the other files decord counts other frames than there are; it must then give none.
+# In the other files these count other frames than there are; they must then give none.
 DECORD_READS = {"one_keyframe.mp4", "open_gop.mp4", "start_not_zero.mkv", "hevc.mp4", "vp9.webm", "variable_rate.mp4"}
+READS = {"pyav": {*FILES, "variable_rate.mp4", "edit_list.mp4"}, "decord": DECORD_READS, "torchcodec": {*DECORD_READS, "edit_list.mp4"}}
+TORCHCODEC = importlib.util.find_spec("torchcodec") is not None
+EVERY_DECODER = [
+    pytest.param(name, marks=pytest.mark.skipif(name == "torchcodec" and not TORCHCODEC, reason="torchcodec is not installed"))
+    for name in decoders.DECODERS
+]
 VARIABLE_RATE = "setpts='round((N+8*floor(N/7))/25/TB)'"
 
 
@@ -50,7 +57,7 @@ def truth(path) -> list[int]:
 
 
 @pytest.mark.parametrize("name", [*FILES, "variable_rate.mp4", "edit_list.mp4"])
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", EVERY_DECODER)
 def test_every_frame_is_the_one_whose_time_was_asked_for(folder, name, decoder):
     path = str(folder / name)
     timeline, shown = video.scan(path), truth(path)
@@ -59,7 +66,7 @@ def test_every_frame_is_the_one_whose_time_was_asked_for(folder, name, decoder):
     wanted = np.arange(3, len(timeline.ms), 7)
     frames = dict(decoders.DECODERS[decoder](path, timeline, wanted, lambda: None))
     assert list(frames) == wanted.tolist()
-    if decoder == "decord" and name not in DECORD_READS:
+    if name not in READS[decoder]:
         assert set(frames.values()) == {None}
         return
     assert {i: shown_ms(f.to_ndarray(format="rgb24")) for i, f in frames.items()} == {i: shown[i] for i in frames}
@@ -70,10 +77,11 @@ def test_every_frame_is_the_one_whose_time_was_asked_for(folder, name, decoder):
 def test_clips_show_what_is_on_screen_at_even_midpoints(folder, data):
     name = data.draw(st.sampled_from(["open_gop.mp4", "variable_rate.mp4", "start_not_zero.ts", "hevc.mp4"]))
     path, per_clip = str(folder / name), data.draw(st.integers(1, 6))
+    order = data.draw(st.sampled_from([("pyav",), ("decord", "pyav")] + [("torchcodec", "pyav")] * TORCHCODEC))
     ms, end = (timeline := video.scan(path)).ms.tolist(), timeline.end_ms
     spans = st.tuples(st.integers(0, end + 500), st.integers(1, 3000))
     requests = [Request(str(i), s, s + d) for i, (s, d) in enumerate(data.draw(st.lists(spans, max_size=5)))]
-    results = {r.clip_id: r for r in video.read_clips(path, requests, Recipe(per_clip=per_clip))}
+    results = {r.clip_id: r for r in video.read_clips(path, requests, Recipe(per_clip=per_clip, decoders=order))}
     assert set(results) == {request.clip_id for request in requests}
     for request in requests:
         result, stop = results[request.clip_id], min(request.end_ms, end)
@@ -113,11 +121,30 @@ def test_whole_file_and_single_image(folder, tmp_path):
     assert still.frame_ms == [0, 0, 0]
 
 
+def test_a_clip_says_which_decoder_read_it(folder, monkeypatch):
+    """The next one is asked once; what none can read fails with the last one's word."""
+    requests, order = [Request("a", 500, 900)], Recipe(decoders=("decord", "pyav"))
+    found = [next(video.read_clips(str(folder / name), requests, order)) for name in ("hevc.mp4", "start_not_zero.ts")]
+    assert [clip.decoder for clip in found] == ["decord", "pyav"]
+    asked = []
+
+    def blind(path, timeline, wanted, tick):
+        asked.append(path)
+        yield from ((position, None) for position in wanted.tolist())
+
+    monkeypatch.setitem(decoders.DECODERS, "pyav", blind)
+    (clip,) = video.read_clips(str(folder / "hevc.mp4"), requests, Recipe())
+    (failure,) = video.read_clips(str(folder / "start_not_zero.ts"), requests, Recipe())
+    assert (clip.decoder, failure.decoder, failure.kind, len(asked)) == ("decord", "decord", "corrupt", 2)
+
+
+@pytest.mark.parametrize("decoder", EVERY_DECODER)
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_flags_turn_the_picture(folder, tmp_path, degrees):
+def test_rotation_flags_turn_the_picture(folder, tmp_path, degrees, decoder):
     turned = tmp_path / f"{degrees}.mp4"
     ffmpeg("-i", folder / "open_gop.mp4", "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
-    (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], Recipe(per_clip=1))
+    (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], Recipe(per_clip=1, decoders=(decoder,)))
+    assert clip.decoder == decoder
     assert clip.frames[0].shape == ((64, 256, 3) if degrees == 180 else (256, 64, 3))
     assert shown_ms(np.rot90(clip.frames[0], -degrees // 90)) == clip.frame_ms[0]
 
