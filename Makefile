@@ -33,6 +33,9 @@ test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
 
 bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and ../shared)
 	$(PY) -m ops.bench.plan
+	$(PY) -m ops.bench.expand
+	$(PY) -m ops.bench.decoders
+	$(PY) -m ops.bench.keyframe
 	$(PY) -m ops.bench.model
 	$(PY) -m ops.bench.stream --footage ../shared/data/footage/videos/onebyone.mp4 ../shared/data/footage/videos/bottles.mp4
 

@@ -10,12 +10,17 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 FOOTAGE = ["../shared/data/footage/videos/onebyone.mp4", "../shared/data/footage/videos/bottles.mp4"]
 
+WORK = ["--work", ".cache/bench/small", "--sources", "1"]  # made once, kept
+
 
 @pytest.mark.parametrize(
     "name, size",
     [
         ("plan", ["--clips", "20000"]),
         ("model", ["--small"]),
+        ("expand", [*WORK, "--copies", "1"]),
+        ("decoders", WORK),
+        ("keyframe", WORK),
         ("stream", ["--footage", *FOOTAGE, "--sources", "2", "--gb", "0.02", "--rounds", "1"]),
     ],
 )
