@@ -1,7 +1,7 @@
 """Everything the expansion job can be told. Keys are dotted paths of these dataclasses (`frames.per_clip`)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -48,19 +48,35 @@ class SplitConfig:
 class CompressConfig:
     """Long text -> summary (the paper's Θt)."""
 
-    backend: Literal["transformers", "extractive", "none"] = "extractive"
-    model: str | None = None  # model folder or hub name
+    # vllm: an engine in this job's actors; openai: a server that speaks that API, `vllm serve` among them
+    backend: Literal["vllm", "openai", "transformers", "extractive", "none"] = "extractive"
+    model: str | None = None  # model folder or hub name; of openai: the name that the server gives it
     prompt: str | None = None  # file that replaces gex_pipeline/llm/prompt.txt
+    chat_template: str | None = None  # jinja file, for models that ship none (configs/expand/vicuna_v1.5.jinja)
     max_words: int = 40
     min_words: int = 3
     retries: int = 1  # generations after the first, each with its own derived seed
     temperature: float = 0.0
     max_new_tokens: int = 64
-    batch_size: int = 32  # texts that the transformers backend generates at once
-    dtype: str = "auto"  # of the weights; auto: float32 on a CPU, bfloat16 on a GPU
-    threads: int | None = None  # of a model on the CPU; null: OMP_NUM_THREADS, which Ray sets to an actor's CPUs
+    max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say
+    dtype: str = "auto"  # of the weights; auto: as they are stored; transformers: float32 on a CPU, else bfloat16
+    quantization: str | None = None  # vllm's name of a method; null: what the model's config says
     seed: int = 0
     reuse: list[str] = field(default_factory=list)  # other datasets whose summaries may be taken
+
+    # How the work is done, never what comes out.
+    batch_size: int = 32  # texts that the transformers backend generates at once
+    threads: int | None = None  # of a transformers model on the CPU; null: OMP_NUM_THREADS, set by Ray to an actor's CPUs
+    actors: int = 1  # processes with a model each; what each has: resources.compress
+    tensor_parallel: int = 1  # GPUs that vllm spreads one model over, of those in resources.compress
+    rows_in_flight: int = 4  # rows whose texts are in one engine, or on their way to the server, at once
+    engine: dict[str, Any] = field(default_factory=dict)  # further arguments of vllm's engine (enforce_eager: true)
+    python: str | None = None  # interpreter of another environment for these actors: `make setup-vllm` builds one
+    env: dict[str, str] = field(default_factory=dict)  # their environment variables (VLLM_CPU_KVCACHE_SPACE: "4"); no secrets
+    url: str | None = None  # of openai: http://host:8000/v1
+    key_env: str = "OPENAI_API_KEY"  # environment variable of the actors that holds the server's key; unset: no key
+    requests: int = 64  # at the server at once, an actor
+    timeout_seconds: float = 300.0  # of a request; of vllm: without a finished text, then the engine is started anew
 
 
 @dataclass
@@ -115,6 +131,7 @@ class StageResources:
 
     cpus: float
     memory_gb: float | None = None  # null: none is reserved
+    gpus: float = 0.0
 
 
 @dataclass

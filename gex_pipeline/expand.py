@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from gex_pipeline import catalog, cluster, commit, dry_run, nodes, plan, summary
 from gex_pipeline.compose import compose_row
-from gex_pipeline.compress import Compressor
+from gex_pipeline.compress import COUNTS, Compressor
 from gex_pipeline.config import ExpandConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.extract import extract_row
@@ -85,12 +85,16 @@ def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, prog
     work.pending |= dict.fromkeys(rows, "not reached")
     try:
         for item in pipeline(rows, config):
-            work.busy_seconds.update({name: item[name] for name in STAGES if name in item})
+            if item["refused"]:
+                raise UserError(item["pending"])
+            for name in STAGES:
+                work.spans[name] += [item[name]] if name in item else []
             if item["pending"]:
                 work.pending[item["row"]] = item["pending"]
             else:
                 work.pending.pop(item["row"], None)
                 work.rows += 1
+                work.summaries.update(item.get("summaries", {}))
                 progress.add(item["clips"])
     except cluster.failures() as error:  # the cluster broke down, not a row
         print(f"Ray: {cluster.first_line(error)}", file=sys.stderr)
@@ -102,48 +106,74 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
 
     if not rows:
         return
-    items = [{"row": row, "clips": clips, "pending": "", "fetch": 0.0} for row, clips in rows.items()]
+    blank = {"pending": "", "refused": False, "fetch": [0.0, 0.0]}
+    items = [{"row": row, "clips": clips, **blank} for row, clips in rows.items()]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
     dataset = dataset.map(stage("extract", extract_row, config), **nodes.reserved(config.resources.extract))
     if LONG in config.output.granularities:
-        pool = ray.data.ActorPoolStrategy(size=1)
-        dataset = dataset.map(compress_actor(config), compute=pool, **nodes.reserved(config.resources.compress))
+        dataset = dataset.map(compress_actor(config), **compress_pool(config))
     dataset = dataset.map(stage("compose", compose_row, config), **nodes.reserved(config.resources.compose))
     yield from dataset.iter_rows()
 
 
 def compress_actor(config: ExpandConfig) -> type:
-    """The compress stage as an actor class: the model is loaded once."""
+    """The compress stage as an actor class: the model is loaded once. One that cannot be loaded ends the run."""
 
     class Compress:
         def __init__(self):
-            compressor = Compressor(config)
-            self.step = stage("compress", lambda root, row, config: compressor({"row": row}), config)
+            self.compressor, self.refusal = None, ""
+            try:
+                self.compressor = Compressor(config)
+            except UserError as error:
+                self.refusal = str(error)
+            except Exception as error:  # whatever a model's own code raises
+                traceback.print_exc()
+                self.refusal = f"compress: the model does not load: {type(error).__name__}: {' '.join(str(error).split())}"
 
         def __call__(self, item: dict) -> dict:
-            return self.step(item)
+            if self.refusal:
+                return {**item, "pending": self.refusal, "refused": True}
+            counts = dict.fromkeys(COUNTS, 0)
+            step = stage("compress", lambda root, row, config: counts.update(self.compressor(row)), config)
+            return {**step(item), "summaries": counts}
 
     return Compress
 
 
+def compress_pool(config: ExpandConfig) -> dict:
+    """Options of that stage's actors: how many, on what, in which environment, and how many rows each has at once."""
+    from ray.data import ActorPoolStrategy
+
+    settings = config.compress
+    # Engines and servers batch by themselves; a model in our own hands takes one row after another.
+    at_once = settings.rows_in_flight if settings.backend in ("vllm", "openai") else 1
+    pool = ActorPoolStrategy(
+        size=settings.actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1
+    )
+    environment = {"env_vars": settings.env} if settings.env else {}
+    if settings.python:
+        environment["py_executable"] = settings.python
+    return {"compute": pool, "runtime_env": environment or None, **nodes.reserved(config.resources.compress)}
+
+
 def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], dict]:
-    """`work(root, row, config)` as a stage: timed, and a row that must stay pending passes the later stages by."""
+    """`work(root, row, config)` as a stage: its time is noted, and a row that must stay pending passes the later stages by."""
 
     def step(item: dict) -> dict:
-        started, why, root, row = time.monotonic(), item["pending"], config.output.path, int(item["row"])
+        started, why, root, row = time.time(), item["pending"], config.output.path, int(item["row"])
         if not why:
             try:
                 if not commit.is_done(root, row):  # another run may be at work on an object store
                     made = work(root, row, config)
                     if name == "extract":
-                        item = {**item, "fetch": made["fetch_seconds"]}
-                        started += made["fetch_seconds"]
+                        fetched = started + made["fetch_seconds"]
+                        item, started = {**item, "fetch": [started, fetched]}, fetched
             except (Transient, OSError) as error:
                 why = f"{name}: {error}"
             except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1
                 traceback.print_exc()
                 why = f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
-        return {**item, "pending": why, name: time.monotonic() - started}
+        return {**item, "pending": why, name: [started, time.time()]}
 
     return step
 

@@ -7,13 +7,16 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from gex_pipeline.config import ExpandConfig
-from gex_pipeline.llm import prompt
+from gex_pipeline.llm import chat, prompt
 from shards.format import digest
 
 # Software that shapes the bytes.
 _PACKAGES = ("av", "decord", "torchcodec", "simplejpeg", "numpy", "gexia")
 # Keys of frames.* and compress.* that only say how the work is done.
-_HOW = {"timeout_seconds", "batch_size", "threads", "reuse", "prompt"}
+_HOW = {
+    "timeout_seconds", "batch_size", "threads", "reuse", "prompt", "chat_template", "actors", "tensor_parallel",
+    "rows_in_flight", "engine", "python", "env", "url", "key_env", "requests",
+}  # fmt: skip
 
 
 def frame_settings(config: ExpandConfig) -> dict:
@@ -25,6 +28,8 @@ def config_digest(config: ExpandConfig) -> str:
     """Over the settings that shape the bytes; the clips themselves are in the plan's digest."""
     compress = {name: value for name, value in asdict(config.compress).items() if name not in _HOW}
     compress["prompt"] = prompt.load(config.compress.prompt, config.compress.max_words).digest
+    if config.compress.chat_template:
+        compress["chat_template"] = digest(chat.read_template(config.compress.chat_template))
     granularities = sorted(config.output.granularities)
     return digest({"frames": frame_settings(config), "compress": compress, "granularities": granularities})
 

@@ -14,7 +14,8 @@ _PROBE_SECONDS = 60  # a node may have to start a worker first
 def reserved(stage: StageResources) -> dict[str, float]:
     """The resources of a stage as Ray's options of a task."""
     memory = {} if stage.memory_gb is None else {"memory": stage.memory_gb * 1e9}
-    return {"num_cpus": stage.cpus, **memory}
+    gpus = {"num_gpus": stage.gpus} if stage.gpus else {}
+    return {"num_cpus": stage.cpus, **memory, **gpus}
 
 
 def check(config: ExpandConfig) -> None:
@@ -29,7 +30,7 @@ def check(config: ExpandConfig) -> None:
 def check_room(resources: ResourcesConfig, nodes: list[dict[str, float]]) -> None:
     """UserError where no node (its resources by Ray's names) could ever run a task of a stage: it would wait for ever."""
     for stage, wanted in asdict(resources).items():
-        for name, unit, scale in (("cpus", "CPU", 1), ("memory_gb", "memory", 1e9)):
+        for name, unit, scale in (("cpus", "CPU", 1), ("memory_gb", "memory", 1e9), ("gpus", "GPU", 1)):
             largest = max(node.get(unit, 0) / scale for node in nodes)
             if wanted[name] is not None and wanted[name] > largest:
                 raise UserError(

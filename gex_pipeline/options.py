@@ -9,6 +9,7 @@ import jsonargparse
 
 from gex_pipeline import cluster, llm
 from gex_pipeline.config import ExpandConfig, FramesConfig
+from gex_pipeline.llm import environment
 from shards import storage
 from shards.errors import UserError
 from shards.format import LONG, SHORT
@@ -29,6 +30,8 @@ def parse(argv: list[str] | None) -> ExpandConfig:
     config = ExpandConfig(**values)
     if config.output.path and "://" not in config.output.path and not cluster.inside_job():
         config.output.path = os.path.abspath(config.output.path)  # workers have another working directory
+    if config.compress.python:
+        config.compress.python = os.path.abspath(config.compress.python)
     return config
 
 
@@ -59,6 +62,7 @@ def check(config: ExpandConfig) -> None:
     if LONG in output.granularities:
         _check_long(config)
         llm.check(config.compress)
+        _check_actors(config)
     _check_paths(config)
 
 
@@ -89,6 +93,21 @@ def _check_long(config: ExpandConfig) -> None:
         raise UserError(
             f"frames.per_long is {config.frames.per_long}, fewer than integrate.max_clips ({config.integrate.max_clips}): "
             "every clip of a long sample needs a frame; raise the one or lower the other"
+        )
+
+
+def _check_actors(config: ExpandConfig) -> None:
+    compress = config.compress
+    for name in ("actors", "rows_in_flight", "requests", "timeout_seconds", "tensor_parallel"):
+        if getattr(compress, name) <= 0:
+            raise UserError(f"compress.{name} is {getattr(compress, name)}; it must be positive")
+    elsewhere = config.ray.address or cluster.inside_job()
+    if compress.python and not (elsewhere and not os.path.exists(compress.python)):  # a path of the nodes alone
+        environment.check(compress.python, compress.backend)
+    elif compress.backend == "vllm" and not elsewhere and not environment.has_vllm():
+        raise UserError(
+            "compress.backend: vllm is not installed here; `make setup-vllm` builds an environment for it, "
+            "then --compress.python .venv-vllm/bin/python"
         )
 
 

@@ -63,6 +63,11 @@ def exists(root: str, row: int) -> bool:
     return storage.exists(path(root, row))
 
 
+def size(root: str, row: int) -> int:
+    """Bytes of a row's file."""
+    return storage.size(path(root, row))
+
+
 def read(root: str, row: int) -> pa.Table:
     """A row's summaries (`SCHEMA`), in the order of its long texts."""
     return pq.read_table(io.BytesIO(storage.read_bytes(path(root, row))))

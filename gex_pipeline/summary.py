@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from shards import format, publish, storage
@@ -12,12 +12,14 @@ RUN_FILE = "run.json"
 
 @dataclass
 class Work:
-    """What one run did: rows that it committed, rows still pending (row -> why), busy seconds of each stage."""
+    """What one run did: rows that it committed, rows still pending (row -> why), when each stage had a row in hand
+    ([start, end] a row, seconds since 1970), and the summaries of its rows (compress.COUNTS)."""
 
     started: float = field(default_factory=time.time)
     rows: int = 0
     pending: dict[int, str] = field(default_factory=dict)
-    busy_seconds: Counter = field(default_factory=Counter)
+    spans: defaultdict = field(default_factory=lambda: defaultdict(list))
+    summaries: Counter = field(default_factory=Counter)
 
 
 def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, int], work: Work) -> dict:
@@ -37,13 +39,23 @@ def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, i
         "policy_fallbacks": sum(record["policy_fallbacks"] for record in records),
         "rows": {"committed": len(records), "this_run": work.rows, "pending": len(work.pending)},
         "pending": {str(row): why for row, why in sorted(work.pending.items())},
-        "busy_seconds": {stage: round(seconds, 2) for stage, seconds in work.busy_seconds.items()},
+        "summaries": {name: int(count) for name, count in work.summaries.items()},
+        "busy_seconds": {stage: round(covered(spans), 2) for stage, spans in work.spans.items() if spans},
         "wall_seconds": round(time.time() - work.started, 2),
         "digest": manifest["digest"],
     }
     document = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
     storage.write_bytes_atomic(storage.join(root, RUN_FILE), document.encode())
     return run
+
+
+def covered(spans: list) -> float:
+    """Length of the union of [start, end] spans: how long a stage was at work, on however many rows at once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(map(tuple, spans)):
+        total += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return total
 
 
 def _granularities(manifest: dict) -> dict:
@@ -75,6 +87,9 @@ def lines(run: dict, root: str) -> list[str]:
     out.append(f"    rows  {rows['committed']:,} committed ({rows['this_run']:,} by this run), {rows['pending']:,} pending")
     for row, why in list(run["pending"].items())[:3]:
         out.append(f" pending  row {row}: {why}")
+    if texts := run["summaries"].get("texts"):
+        made, size = run["summaries"]["generated"], run["summaries"]["bytes"] / 1e6
+        out.append(f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB")
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["busy_seconds"].items()) or "nothing to do"
     out.append(f"    time  {run['wall_seconds']:.1f} s; busy: {busy}")
     if run["failures"]:

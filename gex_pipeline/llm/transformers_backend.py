@@ -8,6 +8,7 @@ import transformers
 from gex_pipeline.config import CompressConfig
 from gex_pipeline.llm import weights
 from gex_pipeline.llm.base import Result
+from gex_pipeline.llm.chat import Chat
 from gex_pipeline.llm.prompt import Prompt
 from gex_pipeline.summaries import LongText
 
@@ -29,7 +30,8 @@ class TransformersBackend:
             torch.set_num_threads(config.threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = config.dtype if config.dtype != "auto" else {"cuda": "bfloat16", "cpu": "float32"}[self.device]
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.chat = Chat(folder, config, prompt, padding_side="left")
+        self.tokenizer = self.chat.tokenizer
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(self.device).eval()
         # Greedy unless asked: a folder's own sampling defaults must not leak in.
         stops = self.model.generation_config.eos_token_id
@@ -38,16 +40,15 @@ class TransformersBackend:
             eos_token_id=stops, pad_token_id=self.tokenizer.pad_token_id, max_new_tokens=config.max_new_tokens
         )
         self.stops = set(stops if isinstance(stops, list) else [stops])
-        self.prompt, self.config = prompt, config
+        self.config, self.context = config, self.model.config.max_position_embeddings
+        if config.max_model_len:
+            self.context = min(self.context, config.max_model_len)
+        self.chat.check_context(self.context)
         self.model_name = folder.name
         self.identity = {"backend": self.name, "model": weights.revision(folder), "dtype": dtype}
-        self.prefix = common_prefix(*(self.tokens(LongText("", probe, [probe])) for probe in ("x", "1")))
+        self.identity |= {"context": self.context, "chat": self.chat.digest}
+        self.prefix = common_prefix(*(self.chat.tokens(LongText("", probe, [probe])) for probe in ("x", "1")))
         self.prefix_cache = self.run_prefix()
-
-    def tokens(self, text: LongText) -> list[int]:
-        return self.tokenizer.apply_chat_template(
-            self.prompt.messages(text), add_generation_prompt=True, return_dict=False
-        )
 
     def run_prefix(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of the prefix, a pair [1, heads, tokens, size] a layer."""
@@ -57,10 +58,10 @@ class TransformersBackend:
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def fits(self, text: LongText) -> bool:
-        return len(self.tokens(text)) + self.config.max_new_tokens <= self.model.config.max_position_embeddings
+        return self.chat.fits(text, self.context)
 
     def generate(self, texts: list[LongText], seeds: list[int], temperature: float) -> list[Result]:
-        chats = [self.tokens(text) for text in texts]
+        chats = [self.chat.tokens(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda i: len(chats[i]))  # like lengths together: little padding
         results = [None] * len(texts)
         for start in range(0, len(order), self.config.batch_size):

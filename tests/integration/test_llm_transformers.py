@@ -39,7 +39,7 @@ def test_the_shared_prefix_and_the_padding_change_nothing(summarizer):
     backend = summarizer.backend
     results = backend.generate(LONG_TEXTS, [0, 0], 0.0)
     for text, result in zip(LONG_TEXTS, results):
-        chat = torch.tensor([backend.tokens(text)])
+        chat = torch.tensor([backend.chat.tokens(text)])
         answer = backend.model.generate(input_ids=chat, attention_mask=torch.ones_like(chat), do_sample=False)
         alone = backend.tokenizer.decode(answer[0, chat.shape[1] :], skip_special_tokens=True)
         assert result.text == alone and result.prompt_tokens == chat.shape[1]

@@ -15,6 +15,7 @@ SMALL, LARGE = {"CPU": 2.0, "memory": 4e9}, {"CPU": 8.0, "memory": 16e9}
 def test_a_stage_reserves_what_its_config_says():
     assert nodes.reserved(StageResources(cpus=0.95)) == {"num_cpus": 0.95}
     assert nodes.reserved(StageResources(cpus=2, memory_gb=1.5)) == {"num_cpus": 2, "memory": 1.5e9}
+    assert nodes.reserved(StageResources(cpus=1, gpus=2)) == {"num_cpus": 1, "num_gpus": 2}
 
 
 def test_the_defaults_leave_no_core_idle_and_fit_one_core():
@@ -27,6 +28,7 @@ def test_the_defaults_leave_no_core_idle_and_fit_one_core():
     "stage, message",
     [
         (StageResources(cpus=9), "resources.extract.cpus is 9, and the largest node has 8; lower it"),
+        (StageResources(cpus=1, gpus=1), "resources.extract.gpus is 1, and the largest node has 0"),
         (StageResources(cpus=1, memory_gb=20), "resources.extract.memory_gb is 20, and the largest node has 16"),
     ],
 )

@@ -1,0 +1,218 @@
+"""The openai backend against a real local HTTP server that misbehaves in every way that servers do."""
+
+import json
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from gex_pipeline import llm
+from gex_pipeline.config import CompressConfig
+from gex_pipeline.errors import Transient
+from gex_pipeline.llm import openai_backend, prompt
+from gex_pipeline.summaries import LongText
+from shards.errors import UserError
+
+KEY = "sk-very-secret-key"
+TEXTS = [LongText(f"s{i}", f"A man sees {i} dogs.", [f"A man sees {i} dogs."]) for i in range(8)]
+
+
+def answer(text: str) -> dict:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}  # fmt: skip
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request for a summary with the next of `script`, then with its last word for ever.
+
+    A word is a status code (`(status, headers)`), "drop", "garbage", "empty", a number of seconds to wait, or "ok".
+    """
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.script, self.asked, self.models = deque(["ok"]), [], [{"id": "m", "object": "model", "max_model_len": 4096}]
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def next_word(self):
+        with self.lock:
+            return self.script.popleft() if len(self.script) > 1 else self.script[0]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def reply(self, status, body: bytes, headers=None):
+        self.send_response(status)
+        for name, value in {"content-type": "application/json", "content-length": len(body), **(headers or {})}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        if self.server.models is None:
+            return self.reply(404, b"{}")
+        if isinstance(self.server.models, int):
+            return self.reply(self.server.models, json.dumps({"error": {"message": f"no: {KEY}"}}).encode())
+        self.reply(200, json.dumps({"object": "list", "data": self.server.models}).encode())
+
+    def do_POST(self):
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with server.lock:
+            server.asked.append((time.monotonic(), self.headers["authorization"], request))
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+        try:
+            self.act(server.next_word(), request)
+        finally:
+            with server.lock:
+                server.at_once -= 1
+
+    def act(self, word, request):
+        if isinstance(word, tuple):
+            return self.reply(word[0], json.dumps({"error": {"message": f"refused with {KEY}"}}).encode(), word[1])
+        if word == "drop":
+            return self.connection.close()
+        if word == "garbage":
+            return self.reply(200, b'{"choices": [{"mess')
+        if word == "empty":
+            return self.reply(200, json.dumps(answer("") | {"choices": []}).encode())
+        if word != "ok":
+            time.sleep(word)
+        said = request["messages"][-1]["content"].splitlines()[-1]
+        self.reply(200, json.dumps(answer(f"Summary of {said}")).encode())
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(openai_backend, "FIRST_DELAY", 0.02)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server() as server:
+        yield server
+        server.shutdown()
+
+
+def make(server, **settings):
+    config = CompressConfig(backend="openai", url=server.url, model="m", **settings)
+    llm.check(config)
+    return llm.create(config, prompt.load(None, 40))
+
+
+def ask(backend, texts=TEXTS):
+    return backend.generate(texts, list(range(len(texts))), 0.5)
+
+
+def test_each_text_gets_its_own_answer_in_order(server):
+    results = ask(make(server, requests=3))
+    assert [r.text for r in results] == [f"Summary of a man sees {i} dogs" for i in range(8)]
+    assert {(r.finish_reason, r.prompt_tokens, r.output_tokens, r.model) for r in results} == {("stop", 7, 3, "m")}
+    request = next(r for _, _, r in server.asked if "0 dogs" in r["messages"][-1]["content"])
+    assert (request["model"], request["seed"], request["temperature"], request["max_tokens"]) == ("m", 0, 0.5, 64)
+    assert {key for _, key, _ in server.asked} == {f"Bearer {KEY}"}
+
+
+def test_requests_at_once_are_bounded_over_all_rows(server):
+    server.script = deque([0.1])
+    backend = make(server, requests=3)
+    rows = [threading.Thread(target=ask, args=(backend,)) for _ in range(3)]
+    for row in rows:
+        row.start()
+    for row in rows:
+        row.join()
+    assert len(server.asked) == 24 and 2 <= server.most_at_once <= 3
+
+
+@pytest.mark.parametrize("word", [(429, {}), (500, {}), (503, {}), "drop", "garbage", "empty", 2.0])
+def test_what_passes_is_tried_again(server, word):
+    server.script = deque([word, word, "ok"])
+    results = ask(make(server, timeout_seconds=1), TEXTS[:1])
+    assert results[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 3
+
+
+def test_waits_grow_and_retry_after_is_obeyed(server):
+    server.script = deque([(429, {"retry-after": "0.4"}), (500, {}), (500, {}), "ok"])
+    ask(make(server), TEXTS[:1])
+    times = [when for when, _, _ in server.asked]
+    first, second, third = (b - a for a, b in zip(times, times[1:]))
+    assert first >= 0.4 and 0.02 < second < third < 0.4
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [((500, {}), "refused"), ("drop", "Connection"), ("garbage", "without text"), ("empty", "without text"), (2.0, "in 0.5 s")],
+)
+def test_a_server_that_stays_broken_leaves_the_row_pending(server, word, says):
+    server.script = deque([word])
+    with pytest.raises(Transient, match=says) as caught:
+        ask(make(server, timeout_seconds=0.5), TEXTS[:2])
+    assert KEY not in str(caught.value)
+    assert 5 <= len(server.asked) <= 10
+
+
+def test_a_request_that_is_refused_is_not_repeated(server):
+    server.script = deque([(400, {})])
+    with pytest.raises(Transient, match="refuses sample s0: .*refused with") as caught:
+        ask(make(server), TEXTS[:1])
+    assert len(server.asked) == 1 and KEY not in str(caught.value)
+
+
+def test_a_server_that_is_down_costs_no_waiting_and_is_found_when_it_is_back(server):
+    backend = make(server)
+    url, port = server.url, server.server_port
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(Transient, match=f"no summary from {url}"):
+        ask(backend, TEXTS[:1])
+    started = time.monotonic()
+    with pytest.raises(Transient, match=f"no answer from {url}"):
+        backend.fits(TEXTS[0])
+    assert time.monotonic() - started < 2
+    with Server(port) as again:
+        again.models = None  # a server without that list
+        assert backend.fits(TEXTS[0]) and ask(backend, TEXTS[:1])[0].text == "Summary of a man sees 0 dogs"
+        again.shutdown()
+
+
+def test_the_context_is_the_servers_and_a_long_text_does_not_fit(server):
+    backend = make(server)
+    assert backend.context == 4096 and backend.fits(TEXTS[0])
+    many = ["A man sees dogs."] * 2000
+    assert not backend.fits(LongText("long", " ".join(many), many))
+    server.models[0]["max_model_len"] = 100
+    with pytest.raises(UserError, match="compress.max_model_len: a context of 100 tokens is too small"):
+        make(server)
+
+
+def test_what_the_server_refuses_for_every_text_is_refused_at_start(server):
+    server.models = 401
+    with pytest.raises(UserError, match="compress.key_env: the server refuses OPENAI_API_KEY: .*no: [*]{3}"):
+        make(server)
+    server.models = [{"id": "other", "object": "model"}]
+    with pytest.raises(UserError, match="compress.model: the server has no m; it has other"):
+        make(server)
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"url": None}, "compress.url is None"),
+        ({"url": "localhost:8000"}, "compress.url is localhost:8000"),
+        ({"url": "http://me:secret@host/v1"}, "compress.url holds a name or password"),
+        ({"url": "http://host/v1", "model": None}, "compress.model is not set"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(settings, says):
+    with pytest.raises(UserError, match=says):
+        llm.check(CompressConfig(**{"backend": "openai", "model": "m"} | settings))
