@@ -13,6 +13,7 @@ COMMANDS = {
     "embed": ("trainer.embed", "train", "videos or texts in, a parquet file of their embeddings out"),
     "search": ("trainer.search", "train", "a text query: the samples of a dataset that fit it best, and a page"),
     "table": ("trainer.table", "train", "results of several runs in one comparison, beside published figures"),
+    "assess": ("gex_pipeline.assess", "pipeline", "summary backends against references: ROUGE, BERTScore, seconds"),
     "stream": ("trainer.preview", "train", "preview: the first batches of each stream, as the model gets them"),
     "shards": ("shards.cli", None, "validate, inspect and report on a published dataset"),
 }

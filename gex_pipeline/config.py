@@ -55,6 +55,7 @@ class CompressConfig:
     chat_template: str | None = None  # jinja file, for models that ship none (configs/expand/vicuna_v1.5.jinja)
     max_words: int = 40
     min_words: int = 3
+    screen: bool = True  # leave out sentences that give the model instructions (llm/screen.py)
     retries: int = 1  # generations after the first, each with its own derived seed
     temperature: float = 0.0
     max_new_tokens: int = 64

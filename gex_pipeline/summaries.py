@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("rejected", pa.list_(pa.string())),  # the guard each rejected generation failed, in order
         ("attempts", pa.int32()),  # generations made for this line; 0 when it was taken over or repeats another
         ("pieces", pa.int32()),  # that were summarised first, 0 where the text was read whole
+        ("screened", pa.int32()),  # sentences left out of what was read, since they speak to the model
         ("backend", pa.string()),  # what wrote the summary: "extractive" after a fallback
         ("model", pa.string()),
         ("prompt", pa.string()),  # digest of the prompt

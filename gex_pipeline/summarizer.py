@@ -13,6 +13,7 @@ from gex_pipeline import llm, sentences, summaries
 from gex_pipeline.config import CompressConfig
 from gex_pipeline.llm import guards, prompt
 from gex_pipeline.llm.extractive import ExtractiveBackend
+from gex_pipeline.llm.screen import screened
 from gex_pipeline.summaries import LongText
 from shards.errors import UserError
 from shards.format import digest
@@ -64,7 +65,7 @@ class Summarizer:
         self.reusable = summaries.load_reusable(config.reuse)
         self.fallback = ExtractiveBackend(config.max_words)
         self.backend = llm.create(config, self.prompt)
-        self.settings = self.backend.identity | {"max_words": config.max_words}
+        self.settings = self.backend.identity | {"max_words": config.max_words, "screen": config.screen}
         if self.backend.guarded:
             names = ("min_words", "retries", "temperature", "max_new_tokens", "seed")
             self.settings |= {name: getattr(config, name) for name in names} | {"prompt": self.prompt.digest}
@@ -92,7 +93,7 @@ class Summarizer:
 
     def generate(self, texts: dict[str, LongText]) -> dict[str, Draft]:
         """key -> draft; without a summary where the model wrote none that passes."""
-        drafts = {key: Draft(text, text) for key, text in texts.items()}
+        drafts = {key: Draft(text, self.readable(text)) for key, text in texts.items()}
         pending = {key: draft for key, draft in drafts.items() if draft.source.sentences}
         while long := {key: draft for key, draft in pending.items() if not self.backend.fits(draft.text)}:
             self.condense(long, self.backend.fits)
@@ -102,6 +103,9 @@ class Summarizer:
             self.join(failed)
             self.attempt(failed)
         return drafts
+
+    def readable(self, text: LongText) -> LongText:
+        return screened(text) if self.config.screen else text
 
     def attempt(self, drafts: dict[str, Draft]) -> None:
         """Generate and check; what fails again, up to `compress.retries` times with other seeds."""
@@ -154,7 +158,7 @@ class Summarizer:
 
     def line(self, key: str, draft: Draft) -> dict:
         ok, result = draft.summary is not None, draft.result
-        summary = draft.summary if ok else self.fallback.extract(draft.source).text
+        summary = draft.summary if ok else self.fallback.extract(self.readable(draft.source)).text
         return {
             "key": key,
             "text": draft.source.text,
@@ -165,6 +169,7 @@ class Summarizer:
             "rejected": draft.rejected,
             "attempts": draft.attempts,
             "pieces": len(draft.pieces),
+            "screened": len(draft.source.sentences) - len(self.readable(draft.source).sentences),
             "backend": self.backend.name if ok else self.fallback.name,
             "model": result.model if ok else self.fallback.identity["model"],
             "prompt": self.prompt.digest if self.backend.guarded else None,
