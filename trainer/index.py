@@ -28,7 +28,7 @@ class Index:
     def __init__(self, shards: list[tuple[Dataset, Shard]], first: int = 0, patience: float = 300.0):
         self.shards, self.first, self._patience = shards, first, patience
         self.tars = [Tar(dataset.shard_url(shard), shard.bytes, shard.sha256) for dataset, shard in shards]
-        self._spans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._spans: dict[int, tuple[np.ndarray, int]] = {}  # shard -> [offsets, sizes] of its samples, and their unit
 
     def spans(self, shards: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(offset, size) in the tar of samples given as (shard, index inside it), int64 arrays of one length.
@@ -38,9 +38,9 @@ class Index:
         self._load(np.unique(shards))
         offsets, sizes = np.zeros(len(shards), np.int64), np.zeros(len(shards), np.int64)
         for shard in np.unique(shards):
-            starts, lengths = self._spans[int(shard)]
-            rows = np.flatnonzero((shards == shard) & (samples < len(starts)))
-            offsets[rows], sizes[rows] = starts[samples[rows]], lengths[samples[rows]]
+            spans, unit = self._spans[int(shard)]
+            rows = np.flatnonzero((shards == shard) & (samples < spans.shape[1]))
+            offsets[rows], sizes[rows] = spans[:, samples[rows]].astype(np.int64) * unit
         return offsets, sizes
 
     def check_sizes(self) -> None:
@@ -57,7 +57,7 @@ class Index:
     def _name(self, number: int) -> str:
         return self.tars[number].url
 
-    def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, number: int) -> tuple[np.ndarray, int]:
         dataset, shard = self.shards[number]
         try:
             table = dataset.sidecar(shard)
@@ -67,7 +67,7 @@ class Index:
             table = self._scan(number)
         if len(table) != shard.samples:
             logger.warning("%s: %d samples, the manifest says %d", self.tars[number].url, len(table), shard.samples)
-        return table["offset"].to_numpy(), table["size"].to_numpy()
+        return _packed(np.stack([table["offset"].to_numpy(), table["size"].to_numpy()]))
 
     def _scan(self, number: int):
         try:
@@ -75,6 +75,13 @@ class Index:
         except DatasetError as error:
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
+
+
+def _packed(spans: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers of bytes and their unit: tar blocks in half the memory, unless some are none, as in a damaged index."""
+    if spans.size and (spans.min() < 0 or (spans % format.TAR_BLOCK).any() or spans.max() >= format.TAR_BLOCK << 32):
+        return spans, 1
+    return (spans // format.TAR_BLOCK).astype(np.uint32), format.TAR_BLOCK
 
 
 def _size(tar: Tar) -> int | None:

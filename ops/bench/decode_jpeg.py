@@ -118,7 +118,7 @@ def frames(videos: list[str], short_side: int, count: int) -> list[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--footage", nargs="+", required=True, help="videos whose frames are decoded")
-    parser.add_argument("--larger", type=int, default=480, help="short side of the larger frames")
+    parser.add_argument("--larger", type=int, default=360, help="short side of the larger frames")
     parser.add_argument("--frames", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()

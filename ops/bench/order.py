@@ -75,13 +75,14 @@ def cost(samples: int, window_samples: int) -> dict[str, float]:
     """Milliseconds a step of an epoch, seconds of an epoch's first step, megabytes of order and index."""
     sizes = [SHARD] * (samples // SHARD)
     dataset = SyntheticDataset("", {}, [])
+    arrow = pa.total_allocated_bytes()
     tracemalloc.start()
     index = Index([(dataset, Shard("train", "short", i, f"{i}.tar", SHARD, 0, 0, "", "")) for i in range(len(sizes))])
     index.spans(np.arange(len(sizes)), np.zeros(len(sizes), np.int64))
     stream = Stream("svst", [sizes], [1.0], BATCH, BATCH, DataConfig().block, window_samples, seed=0)
     (_, walk, _), = stream.walks(0, 1)
     walk.at(0)
-    held = tracemalloc.get_traced_memory()[0]
+    held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - arrow
     tracemalloc.stop()
     begin, started = walk.part.steps, time.process_time()
     walk.at(begin)  # finds the second epoch's permutation

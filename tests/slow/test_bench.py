@@ -21,6 +21,8 @@ WORK = ["--work", ".cache/bench/small", "--sources", "1"]  # made once, kept
         ("expand", [*WORK, "--copies", "1"]),
         ("decoders", WORK),
         ("keyframe", WORK),
+        ("order", ["--clips", "50000", "--samples", "200000", "--steps", "20"]),
+        ("decode_jpeg", ["--footage", *FOOTAGE, "--frames", "10", "--rounds", "1"]),
         ("stream", ["--footage", *FOOTAGE, "--sources", "2", "--gb", "0.02", "--rounds", "1"]),
     ],
 )
