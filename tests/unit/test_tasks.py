@@ -1,0 +1,188 @@
+"""What tasks read, ask and answer, on a small dataset and an untrained model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from make_labelled import COLOURS, make_labelled
+
+from shards.errors import UserError
+from shards.format import SHORT
+from shards.reader import open_dataset
+from trainer.annotations import hold_out, read_fields
+from trainer.data_config import DataConfig
+from trainer.losses import LossConfig
+from trainer.models.gexia import GexiaModel
+from trainer.stream import evaluation_batches
+from trainer.tasks import TASKS, task_class
+from trainer.tasks.base import TaskConfig
+from trainer.tasks.prompts import TEMPLATES, class_embeddings
+from trainer.tasks.saved import create, pack, unpack
+
+ARCH = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "head_width": 8, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+ITER = {"video": 1, "caption": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("labelled") / "data"
+    make_labelled(root)
+    return open_dataset(str(root))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GexiaModel(ARCH, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), heads=2).eval()
+
+
+def batch(dataset, model, task, split="test", size=18):
+    loader = DataConfig(size=32, workers=0)
+    wanted = model.tokenizer(), task.fields, task.required
+    return next(evaluation_batches(dataset, split, SHORT, list(task.views), 2, size, 0, 1, loader, *wanted))
+
+
+def reader(dataset):
+    return lambda split, names: read_fields(dataset, split, SHORT, names)
+
+
+def make(name, dataset, model, **settings):
+    return create(TaskConfig(name=name, **settings), model, ITER, reader(dataset)).eval()
+
+
+def test_fields_are_read_without_the_frames_in_the_order_of_the_samples(dataset, model):
+    task = make("regression", dataset, model)
+    found = read_fields(dataset, "test", SHORT, ("target", "label", "nothing"))
+    assert [sample["target"] for sample in found] == [fields["target"] for fields in batch(dataset, model, task).fields]
+    assert all(sample.keys() == {"target", "label"} for sample in found)
+
+
+def test_held_out_sources_are_in_no_other_part_and_all_are_in_one(dataset):
+    rest, held = hold_out(dataset, "train", 0.25)
+    names = [{s for shard in p.select("train") for s in p.sidecar(shard)["source_id"].to_pylist()} for p in (rest, held)]
+    assert (len(names[0]), len(names[1])) == (36, 12) and not names[0] & names[1]
+    assert sum(shard.samples for shard in held.select("train", SHORT)) == 12
+    assert not held.select("test")
+    fields = [read_fields(part, "train", SHORT, ("questions", "answers")) for part in (rest, held)]
+    assert {sample["answers"][2].split()[-1] for sample in fields[1]} == names[1]
+    again = hold_out(dataset, "train", 0.25)[1]
+    assert again.sources == names[1]
+
+
+def test_a_split_with_a_single_source_cannot_be_held_out(dataset):
+    with pytest.raises(UserError, match="too few"):
+        hold_out(dataset, "train", 1.0)
+
+
+@pytest.mark.parametrize("prompts", ["video", "simple", "imagenet"])
+def test_an_untrained_classification_is_the_nearest_mean_of_the_prompts(dataset, model, prompts):
+    task = make("classification", dataset, model, prompts=prompts)
+    part = batch(dataset, model, task)
+    inputs = task.inputs(part)
+    assert task.spec["labels"] == list(COLOURS) and task.spec["keys"] == [10, 11, 12, 13]
+    with torch.no_grad():
+        scores = task(inputs)["scores"]
+        video = model.encode_video(part.frames, part.frame_mask, 1)
+        means = []
+        for label in COLOURS:
+            tokens = model.tokenizer()([template(label) for template in TEMPLATES[prompts]])
+            rows = model.encode_text(tokens[:, None], torch.ones(len(tokens), 1, dtype=torch.bool), 1)
+            means.append(F.normalize(rows, dim=-1).mean(dim=0))
+        cosines = video @ F.normalize(torch.stack(means), dim=-1).T
+    assert torch.allclose(scores, model.logit_scale.exp() * cosines, atol=1e-4)
+    assert TEMPLATES["video"][0]("dog") == "A video of a dog." and len(TEMPLATES["imagenet"]) == 80
+
+
+def test_class_embeddings_are_means_of_normalised_ones():
+    embed = lambda texts: F.normalize(torch.tensor([[len(text), 1.0] for text in texts]), dim=-1)  # noqa: E731
+    (found,) = class_embeddings(embed, ["ox"], "video")
+    assert torch.allclose(found, F.normalize(torch.tensor([len("A video of a ox."), 1.0]), dim=-1))
+
+
+def test_labels_become_their_columns(dataset, model):
+    task = make("multilabel", dataset, model)
+    part = batch(dataset, model, task)
+    right = task.inputs(part)["right"]
+    assert task.spec["labels"] == sorted([*COLOURS, "left", "right"])
+    for row, fields in zip(right, part.fields, strict=True):
+        assert [task.spec["labels"][i] for i in row.nonzero()[:, 0]] == sorted(fields["labels"])
+
+
+def test_options_are_shuffled_by_seed_and_sample_and_the_right_one_is_known(dataset, model):
+    task = make("multiple_choice", dataset, model)
+    part = batch(dataset, model, task)
+    first, again, step = task.inputs(part), task.inputs(part), task.inputs(part, (0, 7))
+    assert torch.equal(first["right"], again["right"]) and torch.equal(first["tokens"], again["tokens"])
+    assert not torch.equal(first["right"], step["right"])
+    colours = torch.tensor([fields["answer_id"] for fields in part.fields])
+    assert len(first["right"][colours == colours[0]].unique()) > 1  # not by the answer's own place
+    with torch.no_grad():
+        answers = task(first)["scores"].softmax(dim=1).gather(1, first["right"][:, None])
+        other = task({**step, "keys": None})["scores"].softmax(dim=1).gather(1, step["right"][:, None])
+    assert torch.allclose(answers, other, atol=1e-5)  # the order changes nothing else
+
+
+def test_a_constant_answer_to_four_options_is_chance(dataset, model):
+    task = make("multiple_choice", dataset, model)
+    metrics, chance = task.measure({"scores": torch.zeros(40, 4), "right": torch.arange(40) % 4})
+    assert metrics == chance == {"accuracy": pytest.approx(25)}
+
+
+def test_open_answers_are_trains_most_frequent_and_others_are_wrong(dataset, model):
+    task = make("open_qa", dataset, model, answers=6, questions=1)
+    assert set(task.spec["answers"]) == {*COLOURS, "left", "right"}
+    part = batch(dataset, model, task)
+    inputs = task.inputs(part)
+    assert inputs["right"].view(-1, 3)[:, 2].unique().tolist() == [-1]  # the answers about who made it
+    assert len(task.inputs(part, (0, 3))["right"]) == len(part.fields)  # one a video, and one that can be answered
+    assert (task.inputs(part, (0, 3))["right"] >= 0).all()
+    with torch.no_grad():
+        found = task.predictions(task(inputs), inputs)
+    best = F.one_hot(found["right"].clamp(min=0), 6).float()
+    assert task.measure({**found, "scores": best})[0]["top-1"] == pytest.approx(100 * 2 / 3)
+
+
+def test_an_untrained_regression_answers_trains_mean(dataset, model):
+    task = make("regression", dataset, model)
+    part = batch(dataset, model, task)
+    inputs = task.inputs(part)
+    with torch.no_grad():
+        found = task.predictions(task(inputs), inputs)
+    metrics, chance = task.measure(found)
+    assert metrics["MSE"] == pytest.approx(chance["MSE"])
+    targets = [sample["target"] for sample in read_fields(dataset, "train", SHORT, ("target",))]
+    expected = ((found["right"] - sum(targets) / len(targets)) ** 2).mean().item()
+    assert metrics["MSE"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_packed_task_answers_as_before_and_every_loss_reaches_what_is_trained(dataset, model, name, tmp_path):
+    task = make(name, dataset, model)
+    part = batch(dataset, model, task, size=6)
+    inputs = task.inputs(part, (0, 1))
+    losses = task.losses(task(inputs), inputs, LossConfig())
+    sum(losses.values()).backward()
+    trained = [p for n, p in task.named_parameters() if n.startswith("head.")] or [model.video_iam.attention_out.weight]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+    model.zero_grad(set_to_none=True)
+    for file, data in pack(task).items():
+        (tmp_path / file).write_bytes(data)
+    restored = unpack(tmp_path, model).eval()
+    assert type(restored) is task_class(name) and restored.trained
+    plain = task.inputs(part)
+    with torch.no_grad():
+        before, after = task.eval()(plain), restored(plain)
+    for key, value in before.items():
+        assert value is after[key] is None or torch.equal(value, after[key])
+
+
+def test_data_without_a_tasks_fields_is_refused(dataset, model):
+    def nothing(split, names):
+        return [{}]
+
+    for name in TASKS.keys() - {"retrieval"}:
+        with pytest.raises(UserError, match="task.name"):
+            create(TaskConfig(name=name), model, ITER, nothing)
