@@ -51,8 +51,10 @@ class EvaluateConfig:
 
     checkpoint: str = ""  # folder that save_pretrained wrote (OUT/model)
     data: list[str] = field(default_factory=list)
-    task: Literal["retrieval"] = "retrieval"
-    output: str | None = None  # folder of retrieval.json and retrieval.md; null: beside the checkpoint
+    # All but retrieval ask the short samples; regression and open_qa need a model that was fine-tuned for them.
+    task: Literal["retrieval", "classification", "multilabel", "regression", "multiple_choice", "open_qa"] = "retrieval"
+    prompts: Literal["video", "imagenet", "simple"] = "video"  # zero-shot: the paper's, or open_clip's 80 or 7
+    output: str | None = None  # folder of TASK.json and TASK.md; null: beside the checkpoint
     cache: str | None = None  # folder of kept embeddings; null: CHECKPOINT/embeddings; "none": nothing is kept
     split: str = "val"
     granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])

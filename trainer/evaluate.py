@@ -1,6 +1,6 @@
 """Evaluation of a saved model: `accelerate launch trainer/evaluate.py --checkpoint OUT/model --data DIR --task retrieval`.
 
-Prints a table and writes it as retrieval.json and retrieval.md. Exit codes: 0 done; 2 bad config, data or usage.
+Prints a table and writes it as TASK.json and TASK.md. Exit codes: 0 done; 2 bad config, data or usage.
 """
 
 import contextlib
@@ -12,13 +12,17 @@ from accelerate import Accelerator
 from shards import format
 from shards.errors import UserError
 from shards.plain import open_data
+from shards.reader import Dataset
 from trainer import results
+from trainer.annotations import read_fields
 from trainer.checkpoint import STREAMS_FILE
 from trainer.config import EvaluateConfig, run_script
 from trainer.data_config import DataConfig
 from trainer.embeddings import model_digest
 from trainer.models.gexia import GexiaModel
-from trainer.tasks import retrieval
+from trainer.tasks import retrieval, task_class
+from trainer.tasks.base import Recipe, Task, TaskConfig
+from trainer.tasks.saved import create, unpack
 
 # #iter as the paper's (V-T: short 1-1, long 3-3, image 0-1), frames ours; a model says itself what it was trained with.
 PAPER = {
@@ -42,10 +46,28 @@ def evaluate(config: EvaluateConfig) -> None:
         here = {name: recipe for name, recipe in recipes.items() if dataset.select(config.split, name)}
         if not here:
             raise UserError(f"{url}: no {', '.join(recipes)} samples in the split {config.split}")
-        rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader, cache)
+        if config.task == "retrieval":
+            rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader, cache)
+        else:
+            task = create_task(config, model, dataset, here)
+            rows = task.evaluate(accelerator, dataset, format.SHORT, here[format.SHORT], config.batch, loader)
         found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
         write(config, recipes, model_digest(model), found)
+
+
+def create_task(config: EvaluateConfig, model: GexiaModel, dataset: Dataset, recipes: dict[str, Recipe]) -> Task:
+    """The task that the model was fine-tuned for, if that is what is asked, otherwise a new one: zero-shot."""
+    if format.SHORT not in recipes:
+        raise UserError(f"{dataset.url}: {config.task} asks short samples; the split {config.split} has none")
+    task, iterations = unpack(config.checkpoint, model), recipes[format.SHORT].iter
+    if task is None or task.name != config.task:
+        if not task_class(config.task).zero_shot:
+            raise UserError(f"task: {config.task} needs a model that trainer/finetune.py trained for it")
+        settings = TaskConfig(name=config.task, prompts=config.prompts)
+        task = create(settings, model, iterations, lambda split, names: read_fields(dataset, split, format.SHORT, names))
+    task.iterations = iterations
+    return task.eval()
 
 
 def cache_folder(cache: str | None, checkpoint: str) -> Path | None:
@@ -66,7 +88,7 @@ def load_model(checkpoint: str) -> GexiaModel:
         raise UserError(f"checkpoint: {checkpoint} is no saved model (pretrain.py writes OUT/model): {reason}") from None
 
 
-def choose_recipes(config: EvaluateConfig) -> dict[str, retrieval.Recipe]:
+def choose_recipes(config: EvaluateConfig) -> dict[str, Recipe]:
     """#iter and frames of each granularity: the config's, else those the model was trained with, else the paper's."""
     trained = {}
     path = Path(config.checkpoint) / STREAMS_FILE
@@ -79,11 +101,11 @@ def choose_recipes(config: EvaluateConfig) -> dict[str, retrieval.Recipe]:
         unknown = iterations.keys() - {"video", *format.TEXT_VIEWS[name]}
         if unknown:
             raise UserError(f"iter.{name}: {name} samples have no {', '.join(sorted(unknown))}")
-        recipes[name] = retrieval.Recipe(iterations, config.frames.get(name, base["frames"]))
+        recipes[name] = Recipe(iterations, config.frames.get(name, base["frames"]))
     return recipes
 
 
-def write(config: EvaluateConfig, recipes: dict[str, retrieval.Recipe], weights: str, found: list[dict]) -> None:
+def write(config: EvaluateConfig, recipes: dict[str, Recipe], weights: str, found: list[dict]) -> None:
     """Print the tables, and write them beside the checkpoint or to the chosen folder."""
     how = "; ".join(
         f"{name} #iter {', '.join(f'{part} {count}' for part, count in recipe.iter.items())}, {recipe.frames} frames"

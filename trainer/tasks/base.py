@@ -59,7 +59,7 @@ class Task(nn.Module):
     fields: of a sample's json, None where it has none.
     required: those of them without which a sample is left out (in training, replaced).
     views: text views that the batches bring.
-    headline: the metric that models are chosen by.
+    headline: the metric that models are chosen by; the first of a result's metrics.
     """
 
     name = ""
@@ -68,6 +68,7 @@ class Task(nn.Module):
     views: tuple[str, ...] = ()
     headline = ""
     lower_is_better = False
+    zero_shot = False  # whether an untrained head answers anything
 
     def __init__(self, model: nn.Module, iterations: dict[str, int], spec: dict):
         """`iterations`: #iter of "video" and "caption" (all texts). `spec`: what `specify` gave."""

@@ -21,6 +21,8 @@ from trainer.tasks.prompts import class_embeddings
 class _Labels(Task):
     """spec: {"keys": what a sample's json calls each class, "labels": its phrase, "prompts": …, "head": …}."""
 
+    zero_shot = True
+
     def __init__(self, model, iterations: dict[str, int], spec: dict):
         super().__init__(model, iterations, spec)
         self.head = Head(model.architecture["embed_dim"], len(spec["labels"]))

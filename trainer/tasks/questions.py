@@ -26,6 +26,7 @@ class MultipleChoice(Task):
     name = "multiple_choice"
     fields = required = ("question", "options", "answer_id")
     headline = "accuracy"
+    zero_shot = True
 
     @classmethod
     def specify(cls, config: TaskConfig, read: Reader) -> dict:

@@ -20,6 +20,7 @@ class VideoText(Task):
     fields = ("captions",)
     views = ("caption",)
     headline = "R@1"
+    zero_shot = True
 
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
         text = self.encoder(
