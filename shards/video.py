@@ -37,8 +37,9 @@ __all__ = [
     "check_file", "read_clips", "read_frames", "scan", "target_size",
 ]  # fmt: skip
 
-# Bit-exact flags: the same pixels on every CPU, whatever vector instructions it has.
-_SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# Area averaging: half the time of swscale's bicubic, and of the same quality when pictures shrink, which is all that
+# happens here. Bit-exact flags: the same pixels on every CPU, whatever vector instructions it has.
+_SCALER = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True)
