@@ -132,7 +132,7 @@ class StageResources:
 
     cpus: float
     memory_gb: float | None = None  # null: none is reserved
-    gpus: float = 0.0
+    gpus: float | None = None  # null: none is reserved
 
 
 @dataclass

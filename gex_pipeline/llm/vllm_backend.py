@@ -98,6 +98,8 @@ class VllmBackend:
         while not (await asyncio.wait([work], timeout=limit))[0]:
             if time.monotonic() - self.progressed >= limit:
                 work.cancel()
+                await asyncio.wait([work])
+                work.exception()  # seen, so that asyncio does not report it
                 raise TimeoutError(f"no text was finished in {limit:g} s (compress.timeout_seconds)")
         return work.result()
 

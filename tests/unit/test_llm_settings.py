@@ -33,7 +33,7 @@ def test_configs_of_models_go_on_top_of_the_local_one(name, settings, monkeypatc
     assert config.integrate.max_clips == 8 and settings.items() <= vars(config.compress).items()
     if config.compress.chat_template:
         assert Path(config.compress.chat_template).is_file()
-    assert config.resources.compress.gpus == (0 if name == "vllm_cpu" else 1)
+    assert config.resources.compress.gpus == (None if name == "vllm_cpu" else 1)
 
 
 def rendered(messages: list[dict], **more) -> str:
