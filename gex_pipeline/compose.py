@@ -53,7 +53,7 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
 
 
 def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[dict | None, dict]:
-    """What the writer says of the long tar, and how many of its summaries are of which status."""
+    """What the writer says of the long tar, and what its summaries came to (`summaries.account`)."""
     clips = plan.read_row(root, row).to_pylist()
     offsets = _short_samples(root, split, row)
     groups = _surviving_groups(clips, offsets, config)
@@ -65,10 +65,7 @@ def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[
             samples = [_read_sample(short_tar, *offsets[clip["clip_id"]]) for clip in group]
             _add_long(writer, group, samples, text, generated[text.sample_id], config)
         shard = writer.close()
-    counts = {}
-    for line in generated.values():
-        counts[line["status"]] = counts.get(line["status"], 0) + 1
-    return shard, counts
+    return shard, summaries.account(generated.values())
 
 
 def _add_long(writer: ShardWriter, group, samples, text: LongText, summary: dict, config: ExpandConfig) -> None:

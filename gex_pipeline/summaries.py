@@ -7,6 +7,8 @@ dataset, with other rows, can take it over (`compress.reuse`).
 """
 
 import io
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -91,6 +93,19 @@ def to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
+
+
+def account(lines: Iterable[dict]) -> dict:
+    """How many summaries are ok, a fallback, made in pieces; sentences screened; guard -> generations it rejected."""
+    lines = list(lines)
+    counts = Counter(line["status"] for line in lines)
+    return {
+        "ok": counts["ok"],
+        "fallback": counts["fallback"],
+        "in_pieces": sum(bool(line.get("pieces")) for line in lines),
+        "screened": sum(line.get("screened") or 0 for line in lines),
+        "rejected": dict(Counter(reason for line in lines for reason in line["rejected"])),
+    }
 
 
 def check_reusable(root: str) -> None:

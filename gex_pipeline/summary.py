@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from gex_pipeline import summaries
 from shards import format, publish, storage
 
 RUN_FILE = "run.json"
@@ -40,6 +41,7 @@ def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, i
         "rows": {"committed": len(records), "this_run": work.rows, "pending": len(work.pending)},
         "pending": {str(row): why for row, why in sorted(work.pending.items())},
         "summaries": {name: int(count) for name, count in work.summaries.items()},
+        "long_texts": _long_texts(records),
         "busy_seconds": {stage: round(covered(spans), 2) for stage, spans in work.spans.items() if spans},
         "wall_seconds": round(time.time() - work.started, 2),
         "digest": manifest["digest"],
@@ -47,6 +49,15 @@ def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, i
     document = json.dumps(run, indent=1, ensure_ascii=False) + "\n"
     storage.write_bytes_atomic(storage.join(root, RUN_FILE), document.encode())
     return run
+
+
+def _long_texts(records: list[dict]) -> dict:
+    """What the summaries of all rows came to (`summaries.account`)."""
+    total = summaries.account([])
+    for record in records:
+        for name, value in (record["summaries"] or {}).items():
+            total[name] = dict(Counter(total[name]) + Counter(value)) if name == "rejected" else total[name] + value
+    return total
 
 
 def covered(spans: list) -> float:
@@ -65,6 +76,13 @@ def _granularities(manifest: dict) -> dict:
             for name in total[granularity]:
                 total[granularity][name] += cell[name]
     return {granularity: cell for granularity, cell in total.items() if cell["samples"]}
+
+
+def _guarded(texts: dict) -> str:
+    """What the guards had to do; nothing where they had nothing."""
+    said = [", ".join(f"{guard} {n:,}" for guard, n in sorted(texts["rejected"].items()))] if texts["rejected"] else []
+    named = {"in_pieces": "made in pieces", "fallback": "fell back to sentences of the text", "screened": "sentences screened"}
+    return "; ".join(said + [f"{texts[name]:,} {words}" for name, words in named.items() if texts[name]])
 
 
 def lines(run: dict, root: str) -> list[str]:
@@ -90,6 +108,8 @@ def lines(run: dict, root: str) -> list[str]:
     if texts := run["summaries"].get("texts"):
         made, size = run["summaries"]["generated"], run["summaries"]["bytes"] / 1e6
         out.append(f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB")
+    if said := _guarded(run["long_texts"]):
+        out.append(f"  guards  {said}")
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["busy_seconds"].items()) or "nothing to do"
     out.append(f"    time  {run['wall_seconds']:.1f} s; busy: {busy}")
     if run["failures"]:
