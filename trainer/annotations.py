@@ -30,13 +30,15 @@ def read_fields(dataset: Dataset, split: str | None, granularity: str, names: tu
 
 
 def _read_json(url: str, offset: int, size: int) -> dict:
-    """The json of the sample at [offset, offset + size) of a tar."""
+    """The json of the sample at [offset, offset + size) of a tar; {} where it has none."""
     try:
         data = storage.read_range(url, offset, min(size, _FIRST_READ))
-        length = int(data[124:135], 8)  # of the first member, by its header
-        if TAR_BLOCK + length > len(data):
-            data = storage.read_range(url, offset, TAR_BLOCK + tar.padded(length))
-        return json.loads(data[TAR_BLOCK : TAR_BLOCK + length])
+        if data[:100].rstrip(b"\0").endswith(b".json"):  # the first member's header
+            size = TAR_BLOCK + tar.padded(int(data[124:135], 8))
+        if size > len(data):
+            data = storage.read_range(url, offset, size)
+        found = [bytes(value) for name, value in tar.parse_members(data[:size]) if name.endswith(".json")]
+        return json.loads(found[0]) if found else {}
     except (OSError, EOFError, ValueError) as error:
         raise DatasetError(f"{url}: no sample at byte {offset}: {' '.join(str(error).split())}") from None
 

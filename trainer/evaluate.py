@@ -107,17 +107,13 @@ def choose_recipes(config: EvaluateConfig) -> dict[str, Recipe]:
 
 def write(config: EvaluateConfig, recipes: dict[str, Recipe], weights: str, found: list[dict]) -> None:
     """Print the tables, and write them beside the checkpoint or to the chosen folder."""
-    how = "; ".join(
-        f"{name} #iter {', '.join(f'{part} {count}' for part, count in recipe.iter.items())}, {recipe.frames} frames"
-        for name, recipe in recipes.items()
-    )
-    about = f"Model {config.checkpoint} (weights {weights[:8]}): {how}. Ties count in expectation over their order."
+    settings = {name: vars(recipe) for name, recipe in recipes.items()}
+    about = f"{results.about(config.checkpoint, weights, settings)} Ties count in expectation over their order."
     tables = "\n".join(
         f"{one['data']} ({one['digest'][:8]}), {one['split']}\n\n{about}\n\n{results.markdown(one['results'])}"
         for one in found
     )
     print(tables)
-    settings = {name: vars(recipe) for name, recipe in recipes.items()}
     run = {"checkpoint": config.checkpoint, "weights": weights, "precision": config.precision}
     report = {**run, "settings": settings, "datasets": found}
     results.write(Path(config.output or config.checkpoint), config.task, report, tables)

@@ -180,16 +180,19 @@ def report(config: FinetuneConfig, task: Task, parts: Parts, weights: str, found
     before = json.loads((output / BEFORE).read_text())
     step, value = checkpoint.best(output)
     chosen = {"on": parts.about, "metric": task.headline, "value": value, "step": step}
+    settings = {SHORT: {"iter": config.iter, "frames": config.frames}}
+    about = (
+        f"{results.about(config.checkpoint, weights, settings)} Fine-tuned for {task.name}, seed {config.seed}, chosen on "
+        f"{parts.about}: step {step} of {config.steps}, {task.headline} {value:.3f}."
+    )
     lines, datasets = [], []
     for dataset, first, last in zip(parts.whole, before, found, strict=True):
-        title = f"{dataset.url}, {config.splits.test}"
-        about = f"Chosen on {parts.about}: step {step}, {task.headline} {value:.3f}. Tested on {config.splits.test}."
-        lines.append(f"{title}\n\n{about}\n\n{results.markdown([*first, *last])}")
         entry = {"data": dataset.url, "digest": dataset.manifest["digest"], "split": config.splits.test}
+        lines.append(f"{dataset.url} ({entry['digest'][:8]}), {entry['split']}\n\n{about}\n")
+        lines.append(results.markdown([*first, *last]))
         datasets.append({**entry, "before": first, "results": last})
     text = "\n".join(lines)
     print(text)
-    settings = {SHORT: {"iter": config.iter, "frames": config.frames}}
     run = {"checkpoint": config.checkpoint, "weights": weights, "task": task.name, "seed": config.seed}
     whole = {**run, "steps": config.steps, "chosen": chosen, "settings": settings, "datasets": datasets}
     results.write(output, RESULTS, whole, text)

@@ -68,7 +68,8 @@ def layer(name: str, top: int) -> int:
 
 
 def block_numbers(model: nn.Module, tower: str) -> set[int]:
-    return {int(block[1]) for name, _ in model.named_parameters() if name.removeprefix("model.").startswith(tower) and (block := BLOCK.search(name))}
+    names = (name.removeprefix("model.") for name, _ in model.named_parameters())
+    return {int(block[1]) for name in names if name.startswith(tower) and (block := BLOCK.search(name))}
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

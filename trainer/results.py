@@ -44,6 +44,15 @@ def coverage(dataset: Dataset, split: str, granularity: str, sample_ids: Iterabl
     return {"videos": len(sources), "of_videos": record["splits"].get(split, {}).get("videos"), **named}
 
 
+def about(checkpoint: str, weights: str, settings: dict[str, dict]) -> str:
+    """A line that tells which model answered, and how samples were encoded: granularity -> {"iter", "frames"}."""
+    how = "; ".join(
+        f"{name} #iter {', '.join(f'{part} {count}' for part, count in one['iter'].items())}, {one['frames']} frames"
+        for name, one in settings.items()
+    )
+    return f"Model {checkpoint} (weights {weights[:8]}): {how}."
+
+
 def markdown(results: list[dict]) -> str:
     """The results as tables, one for each set of metrics, each run of results with one chance followed by it."""
     tables = []
