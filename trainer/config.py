@@ -43,6 +43,9 @@ class PretrainConfig:
     allow_changed: bool = False  # resume with other data, seed, streams or loader than before; the steps done stay done
     log_every: int = 10  # steps between two lines; metrics.jsonl has every step
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # names that accelerate knows
+    validate_every: int = 0  # steps between two retrievals among held-out samples, and one at the end; 0: never
+    validate_split: str = "val"
+    validate_batch: int = 32  # samples embedded at once by a rank
 
 
 @dataclass
@@ -72,6 +75,8 @@ def check_pretrain(config: PretrainConfig) -> None:
             raise UserError(f"{key}: not given")
     if config.steps < 1:
         raise UserError(f"steps: {config.steps} is not positive")
+    if config.validate_every < 0 or config.validate_batch < 1:
+        raise UserError("validate_every: negative" if config.validate_every < 0 else "validate_batch: not positive")
     if config.grad_cache_chunk is not None and config.grad_cache_chunk < 1:
         raise UserError(f"grad_cache_chunk: {config.grad_cache_chunk} is not positive")
     for name, stream in config.streams.items():

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,15 +68,16 @@ def run_steps(
     do_step: Callable[[Batch], StepResult],
     save: Callable[[int], None],
     after_step: Callable[[int], None] = lambda done: None,
+    peak_flops: float | None = None,
 ) -> bool:
     """The loop of any training: from step `done` to the end, or until a stop signal; returns whether it reached the end.
 
     config: a run's, with output, steps, optim, log_every and trackers. save: is told the number of steps done, on rank 0.
-    after_step: the same after every step, on all ranks, before that step can be saved.
+    after_step: the same after every step, on all ranks, before that step can be saved. peak_flops: of a device, FLOP/s.
     """
     output = Path(config.output)
     with (
-        Journal(accelerator, config, done) as journal,
+        Journal(accelerator, config, done, peak_flops) as journal,
         StopSignal(60 * saving.every_minutes, output / "pid") as stop,
         contextlib.closing(streams.batches(done, config.steps - done)) as batches,
     ):
@@ -88,10 +91,11 @@ def run_steps(
             result = do_step(batch)
             if not result.finite:
                 end_diverged(accelerator, output, batch, result)
-            samples = len(batch.sample_ids) * accelerator.num_processes
-            journal.step(batch, result, share * config.optim.lr, samples, waited)
+            journal.step(batch, result, share * config.optim.lr, waited)
 
+            began = time.perf_counter()
             after_step(step + 1)
+            journal.leave_out(time.perf_counter() - began)
             stopping, due = stop.agree()
             last = step + 1 == config.steps
             if stopping or due or last or (step + 1) % saving.every_steps == 0:
@@ -149,59 +153,88 @@ class StopSignal:
 class Meter:
     """What happened since the last line."""
 
-    losses: dict[str, list[float]] = field(default_factory=dict)  # "stream view" -> values
-    samples: int = 0
+    ranks: int = 1
+    peak_flops: float | None = None  # of a device, FLOP/s
+    values: dict[str, list[float]] = field(default_factory=dict)  # "loss/stream/view", "R@1/stream/view" -> of each step
+    samples: int = 0  # of this rank, as what follows
+    frames: int = 0
+    flops: float = 0.0
     waited: float = 0.0  # seconds for data
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, stream: str, losses: dict[str, float], samples: int, waited: float) -> None:
-        for view, value in losses.items():
-            self.losses.setdefault(f"{stream} {view}", []).append(value)
-        self.samples += samples
+    def add(self, batch: Batch, result: StepResult, waited: float) -> None:
+        for kind, found in (("loss", result.losses), ("R@1", result.recalls)):
+            for view, value in found.items():
+                self.values.setdefault(f"{kind}/{batch.stream}/{view}", []).append(value)
+        self.samples += len(batch.sample_ids)
+        self.frames += int(batch.frame_mask.sum())
+        self.flops += result.flops or 0.0
         self.waited += waited
 
+    def leave_out(self, seconds: float) -> None:
+        """Count some time as if it had not been: it went to something else than steps."""
+        self.started += seconds
+
     def summary(self) -> dict[str, float]:
-        """Means of the losses, samples/s over all ranks, and the share of the time spent waiting for data."""
+        """Means of the losses and recalls, samples and frames a second over all ranks, the share of the time spent
+        waiting for data, this rank's peak memory (GiB; of the GPU where there is one), MFU on a known GPU."""
         seconds = time.perf_counter() - self.started
-        means = {f"loss/{name.replace(' ', '/')}": sum(v) / len(v) for name, v in self.losses.items()}
-        return {**means, "samples_per_second": self.samples / seconds, "data_wait": self.waited / seconds}
+        found = {name: sum(values) / len(values) for name, values in self.values.items()}
+        found["samples_per_second"] = self.ranks * self.samples / seconds
+        found["frames_per_second"] = self.ranks * self.frames / seconds
+        found |= {"data_wait": self.waited / seconds, "memory_gib": peak_memory() / 2**30}
+        return found | ({"mfu": self.flops / seconds / self.peak_flops} if self.peak_flops else {})
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held at once: of its GPU, or without one resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Journal:
     """What a run says of itself: a line every few steps, metrics.jsonl with every step, and the trackers. Rank 0."""
 
-    def __init__(self, accelerator: Accelerator, config: PretrainConfig, start: int):
+    def __init__(self, accelerator: Accelerator, config: PretrainConfig, start: int, peak_flops: float | None):
         self._accelerator, self._config = accelerator, config
-        self._meter, self._began, self._start = Meter(), time.perf_counter(), start
+        self._new_meter = partial(Meter, accelerator.num_processes, peak_flops)
+        self._meter, self._began, self._start = self._new_meter(), time.perf_counter(), start
         if config.trackers:
             accelerator.init_trackers("logs")
         if accelerator.is_main_process:
             path = Path(config.output) / "metrics.jsonl"
-            _drop_after(path, start)
+            drop_after(path, start)
             self._file = path.open("a", buffering=1)
             self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
 
-    def step(self, batch, result: StepResult, lr: float, samples: int, waited: float) -> None:
-        """Note one step; `samples` of all ranks, `waited` seconds for its data."""
+    def step(self, batch: Batch, result: StepResult, lr: float, waited: float) -> None:
+        """Note one step; `waited` seconds for its data."""
         if not self._accelerator.is_main_process:
             return
-        self._meter.add(batch.stream, result.losses, samples, waited)
+        self._meter.add(batch, result, waited)
         state = {"lr": lr, "grad_norm": result.grad_norm, "scale": result.scale}
-        record = {"step": batch.step + 1, "stream": batch.stream, "loss": result.losses, **state}
+        record = {"step": batch.step + 1, "stream": batch.stream, "loss": result.losses, "R@1": result.recalls, **state}
         self._file.write(json.dumps(record) + "\n")
         self._bar.update()
         if (batch.step + 1) % self._config.log_every == 0 or batch.step + 1 == self._config.steps:
             self._line(batch.step + 1, {**self._meter.summary(), **state})
-            self._meter = Meter()
+            self._meter = self._new_meter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that went to something else than steps does not count in rates."""
+        self._meter.leave_out(seconds)
 
     def _line(self, step: int, values: dict[str, float]) -> None:
         self._accelerator.log(values, step=step)
         done = step - self._start
         eta = int((time.perf_counter() - self._began) / done * (self._config.steps - step))
-        losses = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in sorted(values.items()) if k.startswith("loss/")]
+        losses = [_of_view(name, values) for name in sorted(values) if name.startswith("loss/")]
+        mfu = f" | MFU {values['mfu']:.0%}" if "mfu" in values else ""
         tqdm.write(
-            f"step {step}/{self._config.steps} | {', '.join(losses)} | {values['samples_per_second']:.0f} samples/s | "
-            f"data wait {values['data_wait']:.0%} | lr {values['lr']:.2e} | grad {values['grad_norm']:.2f} | "
+            f"step {step}/{self._config.steps} | {', '.join(losses)} | {values['samples_per_second']:.0f} samples/s, "
+            f"{values['frames_per_second']:.0f} frames/s | data wait {values['data_wait']:.0%} | "
+            f"{values['memory_gib']:.1f} GiB{mfu} | lr {values['lr']:.2e} | grad {values['grad_norm']:.2f} | "
             f"scale {values['scale']:.1f} | eta {eta // 60}:{eta % 60:02d}"
         )
         sys.stdout.flush()
@@ -217,7 +250,14 @@ class Journal:
             self._file.close()
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _of_view(name: str, values: dict[str, float]) -> str:
+    """A loss as the line has it, with the recall of the same stream and view where there is one."""
+    view = name.removeprefix("loss/")
+    recall = values.get(f"R@1/{view}")
+    return f"{view} {values[name]:.3f}" + ("" if recall is None else f" ({recall:.0%})")
+
+
+def drop_after(path: Path, step: int) -> None:
     """Drop the records of steps that a killed run did after its last checkpoint; they are done again."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines(True) if line.endswith("\n") and json.loads(line)["step"] <= step]

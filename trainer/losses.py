@@ -48,6 +48,25 @@ def contrastive_loss(
     return total / targets.valid.sum().clamp(min=1) * _world_size()
 
 
+@torch.no_grad()
+def batch_recall(video: Tensor, text: Tensor, text_id: Tensor, valid: Tensor, config: LossConfig) -> Tensor:
+    """This rank's share of R@1 within the global batch (0 to 1, mean of both directions), as of a loss.
+
+    Arguments as of `contrastive_loss`. The own one must score above all others; rows with the same text are none.
+    """
+    targets = _Targets(*(gather_constant(rows.detach()) for rows in (video, text, text_id, valid)))
+    first, chunk, found = _rank() * len(video), config.chunk or len(video), video.new_zeros(())
+    for start in range(0, len(video), chunk):
+        part = slice(start, start + chunk)
+        own, allowed = targets.candidates(range(first + start, first + start + len(video[part])))
+        for queries, columns in ((video[part], targets.text), (text[part], targets.video)):
+            scores = (queries @ columns.T).masked_fill(~allowed, -torch.inf)
+            own_score = scores.gather(1, own[:, None])[:, 0]
+            others = scores.scatter(1, own[:, None], -torch.inf).amax(dim=1)
+            found += ((own_score > others) & valid[part]).sum() / 2
+    return found / targets.valid.sum().clamp(min=1) * _world_size()
+
+
 @dataclass
 class _Targets:
     """What every row is compared with: the rows of all ranks, in rank order."""

@@ -9,11 +9,13 @@ from shards.errors import UserError
 from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
+from trainer.flops import StepFlops
 from trainer.loop import create_accelerator, run_steps
 from trainer.models.gexia import GexiaModel
 from trainer.optim import Average, create_optimizer
 from trainer.step import StepResult, seed_step, training_step
 from trainer.stream import Batch, Streams
+from trainer.validation import Validation
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -23,6 +25,7 @@ def pretrain(config: PretrainConfig) -> None:
     accelerator = create_accelerator(config)
     with accelerator.main_process_first():  # tars without a manifest are scanned by one rank
         datasets = [open_data(url) for url in config.data]
+    validate = Validation(accelerator, config, datasets) if config.validate_every else None
     identity = run_identity(config, [dataset.manifest["digest"] for dataset in datasets])
     newest = checkpoint.claim(output, identity, config.resume, config.allow_changed, accelerator.print)
 
@@ -37,7 +40,10 @@ def pretrain(config: PretrainConfig) -> None:
         average = Average(model, config.optim.ema_decay) if config.optim.ema_decay else None
         done = checkpoint.load(newest, weights(model, average), optimizer) if newest else 0
         accelerator.print(f"{accelerator.num_processes} processes on {accelerator.device}, from step {done}")
-        finished = done >= config.steps or train(config, accelerator, model, average, optimizer, streams, done)
+        if validate:
+            validate.go_on(done)
+        parts = model, average, optimizer, streams, validate
+        finished = done >= config.steps or train(config, accelerator, *parts, done)
     if finished and accelerator.is_main_process:
         print(f"saved {checkpoint.export(output, average.model if average else model, identity['streams'], {})}")
 
@@ -62,7 +68,14 @@ def weights(model: GexiaModel, average: Average | None) -> dict[str, GexiaModel]
 
 
 def train(
-    config: PretrainConfig, accelerator, model, average: Average | None, optimizer, streams: Streams, done: int
+    config: PretrainConfig,
+    accelerator,
+    model: GexiaModel,
+    average: Average | None,
+    optimizer,
+    streams: Streams,
+    validate: Validation | None,
+    done: int,
 ) -> bool:
     """From step `done` to the end, or until a stop signal; returns whether it reached the end."""
     plain_model = model.train()
@@ -71,9 +84,10 @@ def train(
     if average:
         average.model.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
+    flops = StepFlops(accelerator, plain_model)
 
     def do_step(batch: Batch) -> StepResult:
-        result = training_step(accelerator, model, optimizer, batch, config.streams[batch.stream], config)
+        result = training_step(accelerator, model, optimizer, batch, config.streams[batch.stream], config, flops)
         if average and result.finite:
             average.update(plain_model, batch.step)
         return result
@@ -82,7 +96,12 @@ def train(
         state = weights(plain_model, average), optimizer
         checkpoint.save(Path(config.output), done, *state, config.checkpoint.keep, streams.digests)
 
-    return run_steps(accelerator, config, config.checkpoint, streams, optimizer, done, do_step, save)
+    def after_step(done: int) -> None:
+        if validate:
+            validate(average.model if average else plain_model, done)
+
+    run = accelerator, config, config.checkpoint, streams, optimizer, done, do_step, save, after_step
+    return run_steps(*run, peak_flops=flops.peak)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One training step: forward, loss, gradients, update; over all ranks, in one piece or in chunks."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.config import PretrainConfig
 from trainer.data_config import StreamConfig
-from trainer.losses import contrastive_loss, global_mean
+from trainer.losses import batch_recall, contrastive_loss, global_mean
 from trainer.models.dropout import row_keys
 from trainer.order import derive_key
 
@@ -26,6 +27,8 @@ class StepResult:
     grad_norm: float
     scale: float  # 1 / temperature
     finite: bool  # whether the gradients were, and so whether the weights moved
+    recalls: dict[str, float] = field(default_factory=dict)  # text view -> R@1 within the global batch, 0 to 1
+    flops: float | None = None  # of this rank
 
 
 def training_step(
@@ -35,11 +38,16 @@ def training_step(
     batch,
     stream: StreamConfig,
     config: PretrainConfig,
+    count_flops: Callable[["Inputs"], float | None] = lambda inputs: None,
 ) -> StepResult:
     """Forward, backward, update. The loss is the sum over the stream's text views."""
     inputs = Inputs(accelerator, model, batch, stream, config)
+    flops = count_flops(inputs)
     losses = backward_whole(inputs) if len(inputs.chunks) == 1 else backward_chunks(inputs)
-    return update(accelerator, model, optimizer, losses, accelerator.unwrap_model(model).logit_scale, config.optim.clip_norm)
+    scale = accelerator.unwrap_model(model).logit_scale
+    result = update(accelerator, model, optimizer, losses, scale, config.optim.clip_norm, inputs.recalls)
+    result.flops = flops
+    return result
 
 
 def update(
@@ -49,16 +57,20 @@ def update(
     losses: dict[str, Tensor],
     logit_scale: Tensor,
     clip_norm: float,
+    recalls: dict[str, Tensor] | None = None,
 ) -> StepResult:
-    """Clip the gradients and take them; without finite ones the weights stay as they are."""
+    """Clip the gradients and take them; without finite ones the weights stay as they are. `losses` and `recalls` are this
+    rank's shares."""
     norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    values = global_mean(torch.stack(list(losses.values()))).tolist()
+    recalls = recalls or {}
+    values = global_mean(torch.stack([*losses.values(), *recalls.values()])).tolist()
     # The gradients are the same on all ranks by now, so all ranks agree.
     finite, scale = bool(torch.isfinite(norm)), float(logit_scale.detach().exp())
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(dict(zip(losses, values, strict=True)), float(norm), scale, finite)
+    found = dict(zip(losses, values)), float(norm), scale, finite
+    return StepResult(*found, dict(zip(recalls, values[len(losses) :], strict=True)))
 
 
 class Inputs:
@@ -66,7 +78,8 @@ class Inputs:
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, batch, stream: StreamConfig, config: PretrainConfig):
         self.accelerator, self.model, self.config = accelerator, model, config
-        self.step, self.iter, device = batch.step, stream.iter, accelerator.device
+        self.step, self.stream, self.iter, device = batch.step, batch.stream, stream.iter, accelerator.device
+        self.recalls: dict[str, Tensor] = {}  # text view -> this rank's share, once `losses` has run
         self.frames = batch.frames.to(device, non_blocking=True)
         self.frame_mask = batch.frame_mask.to(device)
         self.texts = {view: (text.tokens.to(device), text.mask.to(device)) for view, text in batch.texts.items()}
@@ -90,6 +103,7 @@ class Inputs:
             valid = self.frame_mask.any(dim=1) & mask.any(dim=1)
             pair = out["video"], out["texts"][view], self.text_ids[view], valid
             found[view] = contrastive_loss(*pair, out["scale"], out["bias"], self.config.loss)
+            self.recalls[view] = batch_recall(*pair, self.config.loss)
         return found
 
 

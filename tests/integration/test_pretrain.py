@@ -53,6 +53,8 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
+VIEWS = {("svst", "caption"): 10, ("lv", "long"): 4, ("lv", "summary"): 4, ("it", "caption"): 10}  # val samples
+
 STARTED: list[subprocess.Popen] = []
 
 
@@ -117,6 +119,7 @@ def one_and_two_ranks(home) -> dict[int, Path]:
     """Six steps on 1 rank and, in chunks, on 2, of the same global batches, dropout on."""
     outputs = {ranks: home / f"ranks-{ranks}" for ranks in (1, 2)}
     config = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--steps", 6]
+    config += ["--validate_every", 4]
     chunks = {1: [], 2: ["--grad_cache_chunk", 1]}
     running = [launch("pretrain.py", n, *config, *chunks[n], "--output", output) for n, output in outputs.items()]
     for process in running:
@@ -130,7 +133,21 @@ def test_one_rank_and_two_have_the_same_losses_over_all_streams(one_and_two_rank
     for step in range(1, 7):
         assert two[step]["stream"] == one[step]["stream"]
         assert two[step]["loss"] == pytest.approx(one[step]["loss"], rel=0, abs=1e-5)
+        assert two[step]["R@1"] == pytest.approx(one[step]["R@1"])
         assert two[step]["grad_norm"] == pytest.approx(one[step]["grad_norm"], rel=1e-3)
+
+
+def test_held_out_samples_are_searched_during_training_with_the_same_numbers_on_any_ranks(one_and_two_ranks, home):
+    one, two = (map(json.loads, (output / "validation.jsonl").read_text().splitlines()) for output in one_and_two_ranks.values())
+    for first, second, step in zip(one, two, (4, 6), strict=True):
+        assert first == second and first["step"] == step
+        names = [(row["stream"], row["view"], row["direction"], row["candidates"]) for row in first["results"]]
+        assert names[::2] == [(*view, "text to video", n) for view, n in VIEWS.items()] and len(names) == 8
+    arguments = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--cache", "none"]
+    evaluate.evaluate(parse(EvaluateConfig, [*map(str, arguments), "--output", str(home / "eval-last")]))
+    (last,) = json.loads((home / "eval-last" / "retrieval.json").read_text())["datasets"]
+    validated = [row["metrics"] for row in first["results"]]
+    assert sorted(map(str, validated)) == sorted(str(row["metrics"]) for row in last["results"])
 
 
 def test_two_ranks_refuse_a_bad_config_with_one_line(home):

@@ -76,6 +76,7 @@ def assert_refused(result: tuple[int, str], *words: str) -> None:
         (["--model.name", "ViT-Q"], ["model.name", "ViT-Q"]),
         (["--loss.kind", "sigmoid"], ["loss.kind", "init_logit_bias"]),
         (["--steps", "0"], ["steps"]),
+        (["--validate_every", "5"], ["validate_every", "split val"]),  # the data has none
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--data", "nowhere"], ["nowhere"]),
         (["--data", "tests"], ["tests", "manifest.json"]),

@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.losses import LossConfig, contrastive_loss, gather, global_mean
+from trainer.losses import batch_recall, LossConfig, contrastive_loss, gather, global_mean
 from trainer.models.iam import IAM
 
 DIM, BATCH = 12, 8
@@ -68,6 +68,22 @@ def test_loss_and_gradients_are_those_of_the_plain_loops(kind, chunk):
     torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
     for got, want in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_recall_within_the_batch_counts_who_beats_all_others(chunk):
+    video, text, text_id, valid = rows()
+    text = F.normalize(text + 0.2 * video, dim=-1)
+    wins = []
+    for i in valid.nonzero()[:, 0].tolist():
+        others = [j for j in range(len(video)) if valid[j] and text_id[j] != text_id[i]]
+        for queries, keys in ((video, text), (text, video)):
+            wins.append(all(queries[i] @ keys[i] > queries[i] @ keys[j] for j in others))
+    assert 0 < sum(wins) < len(wins)
+    found = batch_recall(video, text, text_id, valid, LossConfig(chunk=chunk))
+    assert found.item() == pytest.approx(sum(wins) / len(wins))
+    same = torch.ones_like(video)
+    assert batch_recall(same, same, text_id, valid, LossConfig()).item() == 0  # tells nothing apart
 
 
 def test_the_scale_is_clamped():

@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.config import PretrainConfig
 from trainer.data_config import StreamConfig
+from trainer.flops import StepFlops, peak_flops
 from trainer.loop import create_accelerator
 from trainer.losses import LossConfig
 from trainer.models.gexia import GexiaModel
@@ -52,7 +53,7 @@ def create_batch(rows: slice = slice(None), count: int = 8, size: int = 16, fram
         text_id = torch.arange(count) % (count - 1)
         texts[view] = SimpleNamespace(tokens=tokens[rows], mask=mask[rows], text_id=text_id[rows])
     names = [f"sample {i}" for i in range(count)][rows]
-    return SimpleNamespace(step=7, frames=pixels[rows], frame_mask=frame_mask[rows], texts=texts, sample_ids=names)
+    return SimpleNamespace(step=7, stream="lv", frames=pixels[rows], frame_mask=frame_mask[rows], texts=texts, sample_ids=names)
 
 
 def gradients(chunk: int | None, kind: str = "infonce", patch_dropout: float = 0.0, rows=slice(None), backward=None):
@@ -138,6 +139,19 @@ def test_ranks_and_chunks_have_the_gradients_of_one_process_and_exchange_them_on
         mean = {view: (ranks[0][number][0][view] + ranks[1][number][0][view]) / 2 for view in STREAM.texts}
         assert_same((mean, {}), (expected[0], {}))
     assert ranks[0][0][2] == ranks[0][1][2] == ranks[0][2][2] > 0
+
+
+def test_flops_are_counted_once_a_stream_and_scale_with_the_batch():
+    config = PretrainConfig(trackers=[])
+    accelerator, model = create_accelerator(config), create_model()
+    count = StepFlops(accelerator, model)
+    assert count.peak is None and count(Inputs(accelerator, model, create_batch(), STREAM, config)) is None
+    count.peak = peak_flops("NVIDIA H100 80GB HBM3")
+    of_eight = count(Inputs(accelerator, model, create_batch(), STREAM, config))
+    # The image tower's two matrix products a patch embedding and MLP alone: patches x (in x out) x 2 x 3 passes.
+    assert of_eight > 6 * 8 * 3 * 16 * (3 * 4 * 4 * 16 + 2 * 16 * 64)
+    assert count(Inputs(accelerator, model, create_batch(slice(0, 4)), STREAM, config)) == of_eight / 2
+    assert (count.peak, peak_flops("NVIDIA H100 PCIe"), peak_flops("GeForce")) == (989e12, 756e12, None)
 
 
 def peak_of_step(chunk: int | None, rows: int) -> float:
