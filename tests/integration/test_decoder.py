@@ -154,3 +154,24 @@ def test_the_child_loads_neither_ray_nor_torch():
     code = "import sys, gex_pipeline.decode_child, shards.video, simplejpeg; print({'ray', 'torch', 'polars'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_an_encoder_ends_with_its_decoder(path):
+    """The child is killed while an ffmpeg of its own is at work: that one goes too, and the clip is made again."""
+    seen = []
+
+    def kill_when_encoding():
+        while decoder._current is None:
+            time.sleep(0.005)
+        child = psutil.Process(decoder._current._process.pid)
+        while not seen:
+            seen.extend(child.children())
+        child.kill()
+
+    thread = threading.Thread(target=kill_when_encoding)
+    thread.start()
+    (result,) = decoder.read_clips(path, [("whole", None, None)], FramesConfig(format="mp4"))
+    thread.join()
+    assert isinstance(result, DecodedClip) and len(result.frame_ms) == 200
+    gone, alive = psutil.wait_procs(seen, timeout=10)
+    assert seen[0] in gone and not alive
