@@ -11,7 +11,9 @@ import time
 import psutil
 from vllm import AsyncEngineArgs, RequestOutput, SamplingParams
 from vllm.config import VllmConfig
+from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -84,7 +86,7 @@ class VllmBackend:
             max_tokens=self.config.max_new_tokens,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        async for output in engine.generate({"prompt_token_ids": chat}, sampling, str(next(self.numbers))):
+        async for output in engine.generate(tokens_input(chat), sampling, str(next(self.numbers))):
             self.progressed = time.monotonic()
         return output
 
@@ -108,7 +110,7 @@ class VllmBackend:
         async with self.lock:
             if self.engine is None:
                 before = psutil.Process().children()
-                self.engine = AsyncLLM.from_vllm_config(self.settings)
+                self.engine = AsyncLLM.from_vllm_config(self.settings, disable_log_stats=True)
                 self.watchdog = watchdog.guard([one for one in psutil.Process().children() if one not in before])
             return self.engine
 
@@ -138,7 +140,8 @@ def engine_arguments(config: CompressConfig) -> dict:
 def engine_settings(config: CompressConfig) -> VllmConfig:
     """What vLLM makes of them; UserError for those that it refuses."""
     try:
-        return AsyncEngineArgs(**engine_arguments(config)).create_engine_config()
+        # LLM_CLASS: vLLM's defaults for many texts at hand, larger batches than for a server's users who wait.
+        return AsyncEngineArgs(**engine_arguments(config)).create_engine_config(UsageContext.LLM_CLASS)
     except Exception as error:
         raise UserError(f"compress: vLLM refuses the model or the settings: {reason(error)}") from None
 

@@ -52,14 +52,17 @@ class Engine:
 def make(monkeypatch, tmp_path):
     """fates -> a backend over engines with these fates."""
     settings = SimpleNamespace(model_config=SimpleNamespace(max_model_len=100, dtype="float32", quantization=None))
-    arguments = SimpleNamespace(create_engine_config=lambda: settings)
+    arguments = SimpleNamespace(create_engine_config=lambda usage: settings)
     stand_ins = {
         "vllm": {"AsyncEngineArgs": lambda **_: arguments, "RequestOutput": object, "SamplingParams": SimpleNamespace},
         "vllm.config": {"VllmConfig": object},
+        "vllm.inputs": {"tokens_input": lambda tokens: {"prompt_token_ids": tokens}},
+        "vllm.usage": {},
+        "vllm.usage.usage_lib": {"UsageContext": SimpleNamespace(LLM_CLASS=0)},
         "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=0)},
         "vllm.v1": {},
         "vllm.v1.engine": {},
-        "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_vllm_config=lambda settings: Engine())},
+        "vllm.v1.engine.async_llm": {"AsyncLLM": SimpleNamespace(from_vllm_config=lambda settings, **_: Engine())},
         "vllm.v1.engine.exceptions": {"EngineDeadError": EngineDead},
     }
     for name, members in stand_ins.items():
