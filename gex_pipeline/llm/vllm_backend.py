@@ -119,8 +119,8 @@ class VllmBackend:
         async with self.lock:
             if engine is self.engine:
                 self.engine = None
+                watchdog.release(self.watchdog)  # first: what stalls would keep shutdown() waiting
                 engine.shutdown()
-                watchdog.release(self.watchdog)
 
 
 def engine_arguments(config: CompressConfig) -> dict:

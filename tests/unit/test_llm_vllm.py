@@ -3,10 +3,12 @@ by ones that die and stall on command; tests/vllm has the real ones."""
 
 import asyncio
 import importlib
+import subprocess
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
 
 from gex_pipeline.config import CompressConfig
@@ -129,3 +131,19 @@ def test_an_engine_that_does_not_come_back_leaves_rows_pending(make):
 def test_an_engine_that_never_starts_ends_the_run(make):
     with pytest.raises(UserError, match="vLLM's engine does not start: no memory left for this model"):
         make("fails")
+
+
+def test_a_watchdog_ends_what_it_guards_when_its_owner_is_killed(tmp_path):
+    """A process whose child would outlive it, as vLLM's engine does."""
+    code = (
+        "import subprocess, sys, psutil; from gex_pipeline.llm import watchdog\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "watchdog.guard([psutil.Process(child.pid)])\n"
+        "print(child.pid, flush=True); child.wait()"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(owner.stdout.readline()))
+    owner.kill()
+    owner.wait()
+    gone, alive = psutil.wait_procs([child], timeout=60)
+    assert gone and not alive
