@@ -56,13 +56,18 @@ def open_data(url: str) -> Dataset:
         begun = any(storage.exists(storage.join(url, name)) for name in (publish.MANIFEST_JSON, "commits", "plan"))
         if begun:
             return open_dataset(url)
-    root, paths = _find(url, pattern)
+    try:
+        root, paths = _find(url, pattern)
+    except (ImportError, OSError, ValueError) as error:
+        raise DatasetError(f"{url}: cannot list its tars: {' '.join(str(error).split())}") from None
     if not paths:
         raise DatasetError(f"{url}: no published dataset here ({publish.MANIFEST_JSON} is missing), and no tar files")
     urls = [storage.join(root, path) for path in paths]
     with ThreadPoolExecutor(_THREADS) as threads:
         indexes = list(tqdm(threads.map(_index, urls), "index", len(urls), unit="tar", disable=None, leave=False))
     shards = [_shard(row, path, index) for row, (path, index) in enumerate(zip(paths, indexes))]
+    if not any(shard.samples for shard in shards):
+        raise DatasetError(f"{url}: no samples in its {len(paths)} tar files")
     contents = [[shard.path, shard.bytes, shard.sha256] for shard in shards]
     return PlainDataset(root, {"digest": format.digest(contents)}, shards, dict(zip(paths, indexes)))
 

@@ -147,6 +147,11 @@ def test_what_is_no_data_is_refused_by_name(tmp_path):
     for url in (tmp_path / "empty", tmp_path / "nowhere", tmp_path / "nowhere.tar", tmp_path / "*.tar"):
         with pytest.raises(DatasetError, match="no published dataset here .manifest.json is missing., and no tar files"):
             open_data(str(url))
+    (tmp_path / "noise.tar").write_bytes(bytes(range(256)) * 8)
+    for url, reason in (("noise.tar", "no samples in its 1 tar"), ("{a", "Unbalanced braces"), ("s3x://b/*.tar", "s3x")):
+        with pytest.raises(DatasetError, match=reason):
+            open_data(url if "://" in url else f"{tmp_path}/{url}")
+    (tmp_path / "noise.tar").unlink()
     make_dataset(tmp_path / "unfinished", shorts={"train": 4}, longs={})
     (tmp_path / "unfinished/manifest.json").unlink()
     with pytest.raises(DatasetError, match="manifest.json is missing"):
