@@ -104,11 +104,8 @@ def _check_actors(config: ExpandConfig) -> None:
     elsewhere = config.ray.address or cluster.inside_job()
     if compress.python and not (elsewhere and not os.path.exists(compress.python)):  # a path of the nodes alone
         environment.check(compress.python, compress.backend)
-    elif compress.backend == "vllm" and not elsewhere and not environment.has_vllm():
-        raise UserError(
-            "compress.backend: vllm is not installed here; `make setup-vllm` builds an environment for it, "
-            "then --compress.python .venv-vllm/bin/python"
-        )
+    elif compress.backend == "vllm" and not elsewhere:
+        environment.check_vllm()
 
 
 def _check_paths(config: ExpandConfig) -> None:

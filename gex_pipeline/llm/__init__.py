@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from gex_pipeline import summaries
 from gex_pipeline.config import CompressConfig
-from gex_pipeline.llm import chat, prompt, weights
+from gex_pipeline.llm import chat, environment, prompt, weights
 from gex_pipeline.llm.base import Backend, Result
 from gex_pipeline.llm.prompt import Prompt
 from shards.errors import UserError
@@ -45,6 +45,7 @@ def create(config: CompressConfig, prompt: Prompt) -> Backend:
 
         return TransformersBackend(config, prompt)
     if config.backend == "vllm":
+        environment.check_vllm()
         from gex_pipeline.llm.vllm_backend import VllmBackend
 
         return VllmBackend(config, prompt)

@@ -22,9 +22,13 @@ print(json.dumps({"python": platform.python_version(), "ray": ray, **found}))
 """
 
 
-def has_vllm() -> bool:
-    """Whether vLLM is installed here; a folder of that name has no origin."""
-    return getattr(importlib.util.find_spec("vllm"), "origin", None) is not None
+def check_vllm() -> None:
+    """UserError where vLLM is not installed; a mere folder of that name has no origin."""
+    if getattr(importlib.util.find_spec("vllm"), "origin", None) is None:
+        raise UserError(
+            "compress.backend: vllm is not installed in this environment; `make setup-vllm` builds one that has it: give "
+            "--compress.python .venv-vllm/bin/python, or start the command from there (.venv-vllm/bin/gexia)"
+        )
 
 
 def check(python: str, backend: str) -> None:

@@ -106,7 +106,7 @@ def test_vllm_that_is_not_installed_is_refused_at_start(tmp_path, capsys):
     (tmp_path / "config.json").touch()
     arguments = ["--compress.backend", "vllm", "--compress.model", str(tmp_path), "--input.path", "x", "--output.path", "y"]
     assert expand.main(arguments) == 2
-    assert "error: compress.backend: vllm is not installed here; `make setup-vllm`" in capsys.readouterr().err
+    assert "error: compress.backend: vllm is not installed in this environment; `make setup-vllm`" in capsys.readouterr().err
 
 
 def test_how_summaries_are_made_is_no_part_of_a_datasets_identity(tmp_path):
