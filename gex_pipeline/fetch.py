@@ -21,7 +21,8 @@ from gex_pipeline.errors import Transient
 from shards import scratch, storage
 
 _RANGE = re.compile(r"(?P<file>.+)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
-_BLOCK = 4 << 20
+# Asked for at a time, and once more ahead by the library: the least that must come within the deadline.
+_BLOCK = 2 << 20
 _FIRST_PAUSE = 0.5  # seconds before the second try; each further pause is twice as long
 _HTTP = ("http://", "https://")
 # HTTP statuses that are about the server's moment; other 4xx are about the URL.
@@ -218,7 +219,7 @@ def _blocks(location: str) -> Iterator[bytes]:
         for at in range(0, size, _BLOCK):
             yield storage.read_range(file, offset + at, min(_BLOCK, size - at))
         return
-    with storage.open_read(location) as source:
+    with storage.open_read(location, block_size=_BLOCK) as source:
         while block := source.read(_BLOCK):
             yield block
 

@@ -193,6 +193,7 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     moved.write_text("".join(reversed(catalog.read_text().splitlines(keepends=True))))
     assert run(moved, tmp_path / "out", "--frames.timeout_seconds", 60, "--compress.batch_size", 3) == 0
     assert tars(tmp_path / "out") == tars(tmp_path / "calm")
+    assert run(moved, tmp_path / "calm") == 0 and account(tmp_path / "calm")["rows"]["this_run"] == 0
     assert {sample["video"] for sample in samples(tmp_path / "out", "short")} == {"a.mp4", "b.mp4"}
     card = (tmp_path / "out/README.md").read_text()
     assert "| CC-BY \\| 4.0 | 3 |" in card and "| not stated | 3 |" in card

@@ -114,6 +114,7 @@ def test_from_a_bucket_into_a_bucket_through_a_kill(bucket, tmp_path, capsys):
 
     assert probe.file_duration_ms("s3://data/in/videos/a/1.mp4", 30) == 3000
     assert gexia.main(["shards", "validate", "s3://data/out"]) == 0
+    assert gexia.main(["shards", "report", "s3://data/out"]) == 0
     dataset = reader.open_dataset("s3://data/out")
     shards = dataset.select("train", "short")
     assert sum(shard.samples for shard in shards) == 9
