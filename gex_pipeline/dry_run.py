@@ -68,7 +68,7 @@ def _expanded(part: plan.Plan, config: ExpandConfig) -> tuple[dict, dict]:
         finally:
             decoder.close()
         if LONG in output.granularities:
-            Compressor(config)({"row": 0})
+            Compressor(config)(0)
         return receipt, compose_row(root, 0, config)
 
 
