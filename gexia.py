@@ -15,6 +15,7 @@ COMMANDS = {
     "table": ("trainer.table", "train", "results of several runs in one comparison, beside published figures"),
     "assess": ("gex_pipeline.assess", "pipeline", "summary backends against references: ROUGE, BERTScore, seconds"),
     "stream": ("trainer.preview", "train", "preview: the first batches of each stream, as the model gets them"),
+    "doctor": ("trainer.doctor", None, "what is installed, what works, and what to fix"),
     "shards": ("shards.cli", None, "validate, inspect and report on a published dataset"),
 }
 
