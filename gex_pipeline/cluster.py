@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ class Session:
 
     def start(self) -> None:
         # Loggers of Ray's that read their level here; their news is in our progress lines and in Ray's log files.
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
 
@@ -49,6 +50,9 @@ class Session:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        # Ray 2.64 will drop options of tasks that it does not name, and max_retries is one; until then it warns.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        context.max_errored_blocks = -1  # a row whose worker always dies must not end the others; `process` misses it
         context.execution_no_progress_timeout_s = -1  # decoding has deadlines of its own, and a model may load for long
 
     def _connect(self, ray) -> None:

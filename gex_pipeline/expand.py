@@ -25,11 +25,15 @@ from gex_pipeline.progress import Progress
 from shards.errors import UserError
 from shards.format import LONG
 
+# Why a row is pending of which nothing was heard.
+_LOST = "no answer: its worker died again and again (out of memory?), or the cluster did"
 STAGES = ("fetch", "extract", "compress", "compose")  # as times are told; fetch: extraction's waiting for videos
 EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 
 # Rows a block: one, so that rows spread over the cluster, until there are so many that Ray's own bookkeeping shows.
 _MAX_BLOCKS = 5_000
+# How often a row is given to another worker when its worker died; then it stays pending, and the others go on.
+_RETRIES = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +86,7 @@ def run(config: ExpandConfig) -> int:
 
 def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, progress: Progress) -> None:
     """Take rows (number -> clips) through all stages; `work` says afterwards which of them are pending."""
-    work.pending |= dict.fromkeys(rows, "not reached")
+    work.pending |= dict.fromkeys(rows, _LOST)
     try:
         for item in pipeline(rows, config):
             if item["refused"]:
@@ -109,10 +113,11 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
     blank = {"pending": "", "refused": False, "fetch": [0.0, 0.0]}
     items = [{"row": row, "clips": clips, **blank} for row, clips in rows.items()]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-    dataset = dataset.map(stage("extract", extract_row, config), **nodes.reserved(config.resources.extract))
+    resources = config.resources
+    dataset = dataset.map(stage("extract", extract_row, config), max_retries=_RETRIES, **nodes.reserved(resources.extract))
     if LONG in config.output.granularities:
         dataset = dataset.map(compress_actor(config), **compress_pool(config))
-    dataset = dataset.map(stage("compose", compose_row, config), **nodes.reserved(config.resources.compose))
+    dataset = dataset.map(stage("compose", compose_row, config), max_retries=_RETRIES, **nodes.reserved(resources.compose))
     yield from dataset.iter_rows()
 
 
@@ -153,7 +158,8 @@ def compress_pool(config: ExpandConfig) -> dict:
     environment = {"env_vars": settings.env} if settings.env else {}
     if settings.python:
         environment["py_executable"] = settings.python
-    return {"compute": pool, "runtime_env": environment or None, **nodes.reserved(config.resources.compress)}
+    reserved = nodes.reserved(config.resources.compress)
+    return {"compute": pool, "runtime_env": environment or None, "max_task_retries": _RETRIES, **reserved}
 
 
 def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], dict]:

@@ -28,15 +28,15 @@ def test_a_full_disk_under_the_driver_is_one_line(monkeypatch, capsys):
 @pytest.mark.parametrize("error", [ray.exceptions.NodeDiedError("gone"), ray.data.exceptions.SystemException("broken")])
 def test_rows_that_a_broken_cluster_did_not_reach_stay_pending(monkeypatch, capsys, error):
     def pipeline(rows, config):
-        yield {"row": 0, "clips": 5, "pending": "", "extract": 1.5}
-        yield {"row": 1, "clips": 5, "pending": "extract: stalled", "extract": 0.5}
+        yield {"row": 0, "clips": 5, "refused": False, "pending": "", "extract": 1.5}
+        yield {"row": 1, "clips": 5, "refused": False, "pending": "extract: stalled", "extract": 0.5}
         raise error
 
     monkeypatch.setattr(expand, "pipeline", pipeline)
     work = summary.Work()
     with Progress(20, 0) as progress:
         expand.process(dict.fromkeys(range(4), 5), ExpandConfig(), work, progress)
-    assert work.pending == {1: "extract: stalled", 2: "not reached", 3: "not reached"} and work.rows == 1
+    assert work.pending == {1: "extract: stalled", 2: expand._LOST, 3: expand._LOST} and work.rows == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Ray: ")
 
