@@ -163,4 +163,6 @@ def _version(url: str) -> bytes:
 
 def _cache_path(url: str) -> str:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "gexia", "indexes", hashlib.sha256(os.path.abspath(url).encode()).hexdigest()[:24] + ".parquet")
+    path = storage.local_path(url)
+    name = hashlib.sha256((url if path is None else os.path.abspath(path)).encode()).hexdigest()[:24]
+    return os.path.join(home, "gexia", "indexes", f"{name}.parquet")

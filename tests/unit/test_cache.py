@@ -8,11 +8,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from shards import cache
 from shards.cache import PAGE, RangeCache
 from shards.errors import UserError
+from trainer import tars as tars_module
+from trainer.tars import Tar, Tars
 
 LENGTH = 5 * PAGE + 1234
 DATA = random.Random(0).randbytes(LENGTH)
@@ -123,6 +126,31 @@ def test_processes_share_a_folder_and_its_limit_even_when_killed(tmp_path):
         process.wait()
     assert [process.returncode for process in others] == [0] * 3
     assert held(tmp_path) <= limit
+
+
+def test_a_remote_tar_cut_short_gives_the_samples_that_it_has(tmp_path):
+    fsspec.filesystem("memory").pipe_file("/cut.tar", DATA[: PAGE + 100])
+    tars = Tars([Tar("memory://cut.tar", LENGTH, "v")], RangeCache(str(tmp_path), 10**9))
+    assert tars.read(0, PAGE + 10, 20) == DATA[PAGE + 10 :][:20]
+    with pytest.raises(EOFError, match="memory://cut.tar"):
+        tars.read(0, PAGE + 90, 20)
+
+
+def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+    failures = ["connection reset", "timed out"]
+
+    def flaky(url, offset, size):
+        if failures:
+            raise OSError(failures.pop())
+        return DATA[offset : offset + size]
+
+    monkeypatch.setattr(tars_module.storage, "read_range", flaky)
+    monkeypatch.setattr(tars_module, "_RETRY_PAUSES", (0.0, 0.0))
+    tars = Tars([Tar("memory://x.tar", LENGTH, "v")], RangeCache(str(tmp_path), 10**9))
+    assert tars.read(0, 5, 10) == DATA[5:15]
+    failures += ["gone"] * 3
+    with pytest.raises(OSError, match="gone"):
+        tars.read(0, 2 * PAGE, 10)
 
 
 @pytest.mark.parametrize("folder", ["file/in/the/way", "/proc/nowhere"])
