@@ -46,6 +46,7 @@ bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and .
 	$(PY) -m ops.bench.decoders
 	$(PY) -m ops.bench.keyframe
 	$(PY) -m ops.bench.model
+	$(PY) -m ops.bench.retrieval
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE)
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE) --granularity long
 	$(PY) -m ops.bench.order

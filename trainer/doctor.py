@@ -100,7 +100,7 @@ def _packages(part: str, wanted: list) -> Finding:
             faults.append(f"{requirement.name} {version} is not {requirement.specifier}")
     remedy = f"pip install 'gexia[{part}]'" if part else "pip install gexia"
     what = f"packages ({part or 'core'})"
-    if part and len(faults) == len(wanted):
+    if part and not found:
         return Finding(what, f"not installed ({remedy})")
     return Finding(what, "; ".join(faults) or ", ".join(found), remedy if faults else None)
 

@@ -18,6 +18,7 @@ WORK = ["--work", ".cache/bench/small", "--sources", "1"]  # made once, kept
     [
         ("plan", ["--clips", "20000"]),
         ("model", ["--small"]),
+        ("retrieval", ["--rows", "3000"]),
         ("expand", [*WORK, "--copies", "1"]),
         ("decoders", WORK),
         ("keyframe", WORK),
