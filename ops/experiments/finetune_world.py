@@ -58,7 +58,7 @@ class Size:
     films: int = 160  # videos of three
     sources: int = 400  # videos of two scenes that the model is pretrained on
     pretrain_steps: int = 300
-    steps: int = 120
+    steps: int = 200
 
 
 def call(*command) -> None:
