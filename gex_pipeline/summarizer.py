@@ -142,7 +142,11 @@ class Summarizer:
     def judge(self, draft: Draft, result: llm.Result) -> None:
         """Take a generation as the draft's summary, or note why not."""
         summary = guards.clean(result.text, result.finish_reason) if self.backend.guarded else result.text
-        if reason := self.fault(summary, result.finish_reason, draft):
+        reason = self.fault(summary, result.finish_reason, draft)
+        if reason == "too_long":
+            summary = guards.leading(summary, self.limits.max_words)
+            reason = self.fault(summary, "stop", draft)
+        if reason:
             draft.rejected.append(reason)
         else:
             draft.summary = summary

@@ -30,8 +30,8 @@ class Limits:
 
 
 def clean(raw: str, finish_reason: str) -> str:
-    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces, and without the
-    unfinished last sentence where the token limit cut it and a whole one comes before."""
+    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces, no sentence twice,
+    and without the unfinished last sentence where the token limit cut it and a whole one comes before."""
     text = unicodedata.normalize("NFC", raw).strip()
     text = LABEL.sub("", text).strip()
     text = " ".join(text.split("\n\n")[0].split())
@@ -40,7 +40,16 @@ def clean(raw: str, finish_reason: str) -> str:
     if finish_reason == "length":
         whole = [sentence for sentence in sentences.split(text) if sentences.ended(sentence) == sentence]
         text = " ".join(whole) or text
-    return text
+    said = sentences.split(text)
+    return text if len(set(said)) == len(said) else " ".join(dict.fromkeys(said))
+
+
+def leading(summary: str, max_words: int) -> str:
+    """The first sentences that are within the limit, at least one: prompts ask for one, what comes after is surplus."""
+    kept = sentences.split(summary)
+    while len(kept) > 1 and sum(len(sentence.split()) for sentence in kept) > max_words:
+        kept.pop()
+    return " ".join(kept)
 
 
 def check(summary: str, finish_reason: str, text: str, instructions: str, limits: Limits) -> str | None:

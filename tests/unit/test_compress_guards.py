@@ -47,6 +47,7 @@ def test_guard_names_what_is_wrong(raw, reason):
         ("Summary: A man cooks\nwhile a dog sleeps.", "A man cooks while a dog sleeps."),
         ("Here is a one-sentence summary of the captions: A man cooks.", "A man cooks."),
         ("A man cooks.\n\nI hope that this helps!", "A man cooks."),
+        ("A man cooks. A man cooks. A dog sleeps. A man cooks.", "A man cooks. A dog sleeps."),
     ],
 )
 def test_what_surrounds_a_summary_is_removed(raw, summary):
@@ -56,6 +57,12 @@ def test_what_surrounds_a_summary_is_removed(raw, summary):
 
 def test_a_cut_generation_keeps_its_whole_sentences():
     assert guards.clean("A man cooks. A dog sleeps. The wo", "length") == "A man cooks. A dog sleeps."
+
+
+def test_of_too_many_sentences_the_first_ones_within_the_limit_stay():
+    raw = "A man cooks soup with a dog. A woman eats the soup. The man washes all plates."
+    assert guards.leading(raw, 12) == "A man cooks soup with a dog. A woman eats the soup."
+    assert guards.leading(raw, 3) == "A man cooks soup with a dog."  # too long for the guards, but not cut
 
 
 def test_a_summary_may_repeat_what_the_text_repeats():
