@@ -40,7 +40,7 @@ test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
 test-vllm: $(READY) $(SMOLLM) $(VLLM_VENV)/.ready  ## the expansion with real vLLM on the CPU
 	$(PY) -m pytest tests/vllm --timeout=600
 
-bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and ../shared)
+bench: $(READY) $(SMOLLM) $(VLLM_VENV)/.ready  ## what ops/bench/README.md quotes (wants a quiet machine and ../shared)
 	$(PY) -m ops.bench.plan
 	$(PY) -m ops.bench.expand
 	$(PY) -m ops.bench.decoders
@@ -50,6 +50,7 @@ bench: $(READY)  ## what ops/bench/README.md quotes (wants a quiet machine and .
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE)
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE) --granularity long
 	$(PY) -m ops.bench.order
+	$(PY) -m ops.bench.summarize
 	$(PY) -m ops.bench.decode_jpeg --footage $(FOOTAGE)
 
 clean:  ## remove what `make demo` wrote; environments stay
