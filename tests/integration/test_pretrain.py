@@ -142,7 +142,7 @@ def test_held_out_samples_are_searched_during_training_with_the_same_numbers_on_
     for first, second, step in zip(one, two, (4, 6), strict=True):
         assert first == second and first["step"] == step
         names = [(row["stream"], row["view"], row["direction"], row["candidates"]) for row in first["results"]]
-        assert names[::2] == [(*view, "text to video", n) for view, n in VIEWS.items()] and len(names) == 8
+        assert sorted(names[::2]) == sorted((*view, "text to video", n) for view, n in VIEWS.items()) and len(names) == 8
     arguments = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--cache", "none"]
     evaluate.evaluate(parse(EvaluateConfig, [*map(str, arguments), "--output", str(home / "eval-last")]))
     (last,) = json.loads((home / "eval-last" / "retrieval.json").read_text())["datasets"]
