@@ -27,8 +27,9 @@ def bert_score(summaries: list[str], references: list[str], encoder: str) -> lis
     Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 2020. Values of two encoders do not compare.
     """
     from torchmetrics.functional.text.bert import bert_score as score
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer, logging
 
+    logging.disable_progress_bar()
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
     layers = model.config.num_hidden_layers
     # One pair at a time: given many, torchmetrics 1.9 sorts summaries and references by their own lengths, so that

@@ -168,6 +168,12 @@ def test_a_sentence_that_speaks_to_the_model_is_told_from_one_that_shows_people(
     assert speaks_to_model(sentence) == found
 
 
+def test_no_caption_of_activitynet_is_taken_for_an_instruction(shared_data):
+    folder = shared_data / "annotations/activitynet"
+    said = [s for n in (1, 2) for text in read_texts(str(folder / f"val_{n}.json")).values() for s in text.sentences]
+    assert len(said) > 30_000 and not [sentence for sentence in said if speaks_to_model(sentence)]
+
+
 def test_what_is_screened_is_left_out_unless_nothing_else_is_there():
     text = ATTACKS[0].text
     assert screened(text).text == ATTACKS[0].captions and len(screened(text).sentences) == 4

@@ -101,6 +101,12 @@ def test_what_always_fails_falls_back_marked_with_the_reason(scripted):
     assert line["summary"] and line["summary"] in KITCHEN.text
 
 
+def test_surplus_sentences_over_the_limit_are_dropped_but_a_copy_of_the_text_is_not_made_shorter(scripted):
+    summarizer = scripted([DAY.text, "A man and a dog share soup. A boy has a kite. A girl laughs loudly."], max_words=12)
+    (line,) = summarizer.summarize([DAY])
+    assert (line["summary"], line["rejected"]) == ("A man and a dog share soup. A boy has a kite.", ["text_echo"])
+
+
 def test_what_fails_whole_is_made_of_the_summaries_of_its_pieces(scripted):
     summarizer = scripted(["", "", "A man eats.", "", "A boy flies a kite."])
     (line,) = summarizer.summarize([DAY])
