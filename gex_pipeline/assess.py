@@ -109,7 +109,7 @@ def assess_references(config: AssessConfig, names: list[str], settings: list[Com
         columns.append(
             {"backend": name, "texts": len(texts)}
             | {measure: f"{sum(values) / len(values):.3f}" for measure, values in measured.items()}
-            | {"s a summary": f"{seconds:.3f}", "words": f"{mean_words(summaries):.1f}", "fallbacks": fallbacks(lines)}
+            | {"s a summary": f"{seconds:.2g}", "words": f"{mean_words(summaries):.1f}", "fallbacks": fallbacks(lines)}
         )
         for i, (line, reference) in enumerate(zip(lines, references)):
             given = {"assessed": name, "reference": reference, "seconds": line["seconds"]}
