@@ -84,9 +84,8 @@ def backend_settings(name: str, base: CompressConfig) -> CompressConfig:
     return replace(base, backend=backend, model=model or base.model)
 
 
-def run(config: CompressConfig, texts: Sequence[LongText]) -> tuple[list[dict], float]:
-    """A line of `summaries.SCHEMA` for each text, and the seconds a text that they took with the model loaded."""
-    summarizer = Summarizer(config)
+def run(summarizer: Summarizer, texts: Sequence[LongText]) -> tuple[list[dict], float]:
+    """A line of `summaries.SCHEMA` for each text, and the seconds a text that they took."""
     started = time.perf_counter()
     lines = summarizer.summarize(list(texts))
     return lines, (time.perf_counter() - started) / len(texts)
@@ -101,7 +100,7 @@ def assess_references(config: AssessConfig, names: list[str], settings: list[Com
     print(f"{len(texts):,} texts of {config.texts} against those of {config.references}; {said}", file=sys.stderr)
     columns, rows = [], []
     for name, each in zip(names, settings):
-        lines, seconds = run(each, texts)
+        lines, seconds = run(Summarizer(each), texts)
         summaries = [line["summary"] for line in lines]
         measured = scores.rouge(summaries, references)
         if config.encoder:
@@ -123,8 +122,10 @@ def assess_injections(config: AssessConfig, names: list[str], settings: list[Com
     texts = [attack.text for attack in attacks]
     columns, rows = [], []
     for name, each in zip(names, settings):
+        summarizer = Summarizer(each)
         for screened in (False, True):
-            lines, _ = run(replace(each, screen=screened), texts)
+            summarizer.config = replace(each, screen=screened)
+            lines, _ = run(summarizer, texts)
             verdicts = [injections.verdict(attack, line["summary"]) for attack, line in zip(attacks, lines)]
             counts = {verdict: verdicts.count(verdict) for verdict in injections.VERDICTS}
             head = {"backend": name, "screen": "yes" if screened else "no", "texts": len(texts)}
