@@ -32,7 +32,7 @@ demo-small: $(READY) $(SMOLLM)  ## the demo at a reduced size: shows that every 
 	$(PY) -m ops.demo.run --output demo/small --small
 
 test: $(READY) $(SMOLLM)  ## unit and integration tests (under 10 minutes on 2 cores)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY) $(SMOLLM)  ## long tests: kills at random moments, long runs
 	$(PY) -m pytest tests/slow --timeout=1800

@@ -46,7 +46,7 @@ def expand(table, output, **frames) -> tuple[reader.Dataset, dict]:
         out.claim(config)
         record = plan.write(plan.build(catalog.load(config)[0], config), out.root)
         receipt = extract.extract_row(out.root, 0, config)
-        Compressor(config)({"row": 0})
+        Compressor(config)(0)
         compose_row(out.root, 0, config)
         out.publish(config, record["digest"])
     assert validate.validate(str(output)) == []

@@ -116,7 +116,7 @@ def test_from_the_second_step_on_every_weight_has_a_gradient_and_latents_part():
         (-(iam(*given_inputs, 2) * goal).sum()).backward()
         optimizer.step()
     assert {name for name, p in iam.named_parameters() if p.grad is None or not p.grad.any()} == set()
-    states = iam._attend(torch.ones(3, 3, DIM).double(), *iam._keys_values(given_inputs[2]), given_inputs[3].flatten(1))
+    states = iam._attend(torch.ones(3, 3, DIM).double(), iam._keys_values(given_inputs[2]), given_inputs[3].flatten(1))
     assert (states[:, 0] - states[:, 1]).abs().max() > 1e-4
 
 
