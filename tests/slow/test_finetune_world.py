@@ -1,6 +1,9 @@
-"""Every task on the rendered world, from annotation files to a table: what fine-tuning adds, on any number of ranks."""
+"""The experiment on the rendered world at a small size: from annotation files to a table, and 4 ranks as one.
+
+What fine-tuning adds is for the experiment at its own size to say; here every part has to run."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,44 +11,37 @@ from pathlib import Path
 
 import pytest
 
-from ops.experiments.finetune_world import RUNS, Size, experiment, table
+from ops.experiments.finetune_world import Size, experiment, table
 
 ROOT = Path(__file__).parents[2]
-# What a fine-tuning reaches at least over the better of chance and the model before it, in points; of regression, its
-# error as a share of theirs.
-MARGIN = 3
-MAX_ERROR = {"lvu_like_ratio": 0.8}
+NAMES = ["coin", "how2qa", "msvd_qa"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> tuple[Path, list[dict]]:
     output = tmp_path_factory.mktemp("world")
-    found = experiment(output, list(RUNS), [0], Size())
-    print(f"\n{table(found)}")
-    return output, found
+    return output, experiment(output, NAMES, [0], Size(clips=100, films=40, sources=60, pretrain_steps=8, steps=4))
 
 
-@pytest.mark.timeout(3600)
-def test_every_fine_tuning_beats_the_model_before_it_and_chance_by_a_margin(world):
+@pytest.mark.timeout(1200)
+def test_tasks_run_from_annotation_files_to_a_table(world):
     _, found = world
-    assert {row["benchmark"] for row in found} == RUNS.keys()
+    assert [row["benchmark"] for row in found] == NAMES
     for row in found:
-        if row["benchmark"] in MAX_ERROR:
-            assert row["after"] < MAX_ERROR[row["benchmark"]] * min(row["before"], row["chance"]), row
-        else:
-            assert row["after"] > MARGIN + max(row["before"], row["chance"]), row
+        assert row["n"] > 0 and all(math.isfinite(row[key]) for key in ("before", "after", "chance")), row
+    assert table(found).count("\n") == 1 + len(NAMES)
 
 
-@pytest.mark.parametrize("name, task", [("how2qa", "multiple_choice"), ("charades_ego", "multilabel"), ("msvd_qa", "open_qa")])
-def test_four_ranks_score_what_one_scored(world, name, task, tmp_path):
+def test_four_ranks_score_what_one_scored(world, tmp_path):
     output, _ = world
-    expected = json.loads((output / f"finetune/{name}-0/results.json").read_text())["datasets"][0]
+    run = output / "finetune/how2qa-0"
+    expected = json.loads((run / "results.json").read_text())["datasets"][0]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"]
     launcher += ["--main_process_port=0", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    asked = ["--task", task, "--data", expected["data"], "--split", expected["split"], "--output", str(tmp_path)]
-    command = [*launcher, "trainer/evaluate.py", "--checkpoint", str(output / f"finetune/{name}-0/model"), *asked]
+    asked = ["--task", "multiple_choice", "--data", expected["data"], "--split", expected["split"], "--output", str(tmp_path)]
+    command = [*launcher, "trainer/evaluate.py", "--checkpoint", str(run / "model"), *asked]
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=600)
-    found = json.loads((tmp_path / f"{task}.json").read_text())["datasets"][0]["results"]
+    found = json.loads((tmp_path / "multiple_choice.json").read_text())["datasets"][0]["results"]
     for one, four in zip(expected["results"], found, strict=True):
         assert four["metrics"] == pytest.approx(one["metrics"], abs=1e-4) and four["n"] == one["n"]
