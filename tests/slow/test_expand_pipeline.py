@@ -52,7 +52,7 @@ def config(tmp_path, monkeypatch):
 
     monkeypatch.setattr(expand, "extract_row", work)
     monkeypatch.setattr(expand, "compose_row", work)
-    monkeypatch.setattr(expand, "Compressor", lambda config: lambda item: item)
+    monkeypatch.setattr(expand, "Compressor", lambda config: lambda row: {})
     config = ExpandConfig()
     config.output.path = str(tmp_path)
     return config
@@ -76,7 +76,7 @@ def test_a_row_that_kills_every_worker_stays_pending_and_the_others_are_done(obj
         kill(row)
         return {"fetch_seconds": 0.0}
 
-    monkeypatch.setattr(expand, stage, extract if stage == "extract_row" else lambda config: lambda item: kill(item["row"]))
+    monkeypatch.setattr(expand, stage, extract if stage == "extract_row" else lambda config: lambda row: kill(row) or {})
     rows, work = dict.fromkeys(range(8), 10), summary.Work()
     with Progress(80, 0) as progress:
         expand.process(rows, config, work, progress)
