@@ -33,7 +33,7 @@ def search(
     loader = DataConfig(split="val", size=model.image_tower.size, workers=0)
     embedded = Embedder(Accelerator(), model, BATCH, loader)(dataset, granularity, recipe.frames, recipe.iter)
     texts = embedded[view]
-    first = texts.sample.searchsorted(torch.arange(len(gallery)))  # of each sample's texts
+    first = torch.searchsorted(texts.sample, torch.arange(len(gallery)))  # of each sample's texts
     scores = model.similarity(embedded["video"].rows, texts.rows[first]).T
     asked = [len(gallery) * (2 * i + 1) // (2 * queries) for i in range(queries)]
     return [_found(gallery, view, own, scores[own], k) for own in asked]
