@@ -115,35 +115,36 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_and_two_ranks(home) -> dict[int, Path]:
-    """Six steps on 1 rank and, in chunks, on 2, of the same global batches, dropout on."""
-    outputs = {ranks: home / f"ranks-{ranks}" for ranks in (1, 2)}
+def any_ranks(home) -> dict[int, Path]:
+    """Six steps on 1 rank, on 2 in chunks, and on 4, of the same global batches, dropout on."""
+    outputs = {ranks: home / f"ranks-{ranks}" for ranks in (1, 2, 4)}
     config = ["--config", home / "config.yaml", "--model.dropout", 0.2, "--steps", 6]
     config += ["--validate_every", 4]
-    chunks = {1: [], 2: ["--grad_cache_chunk", 1]}
+    chunks = {1: [], 2: ["--grad_cache_chunk", 1], 4: []}
     running = [launch("pretrain.py", n, *config, *chunks[n], "--output", output) for n, output in outputs.items()]
     for process in running:
         finish(process)
     return outputs
 
 
-def test_one_rank_and_two_have_the_same_losses_over_all_streams(one_and_two_ranks):
-    one, two = (records(output) for output in one_and_two_ranks.values())
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_any_number_of_ranks_has_the_losses_of_one_over_all_streams(any_ranks, ranks):
+    one, many = records(any_ranks[1]), records(any_ranks[ranks])
     assert {record["stream"] for record in one.values()} == {"svst", "lv", "it"}
     for step in range(1, 7):
-        assert two[step]["stream"] == one[step]["stream"]
-        assert two[step]["loss"] == pytest.approx(one[step]["loss"], rel=0, abs=1e-5)
-        assert two[step]["R@1"] == pytest.approx(one[step]["R@1"])
-        assert two[step]["grad_norm"] == pytest.approx(one[step]["grad_norm"], rel=1e-3)
+        assert many[step]["stream"] == one[step]["stream"]
+        assert many[step]["loss"] == pytest.approx(one[step]["loss"], rel=0, abs=1e-5)
+        assert many[step]["R@1"] == pytest.approx(one[step]["R@1"])
+        assert many[step]["grad_norm"] == pytest.approx(one[step]["grad_norm"], rel=1e-3)
 
 
-def test_held_out_samples_are_searched_during_training_with_the_same_numbers_on_any_ranks(one_and_two_ranks, home):
-    one, two = (map(json.loads, (output / "validation.jsonl").read_text().splitlines()) for output in one_and_two_ranks.values())
+def test_held_out_samples_are_searched_during_training_with_the_same_numbers_on_any_ranks(any_ranks, home):
+    one, two = (map(json.loads, (output / "validation.jsonl").read_text().splitlines()) for output in (any_ranks[1], any_ranks[2]))
     for first, second, step in zip(one, two, (4, 6), strict=True):
         assert first == second and first["step"] == step
         names = [(row["stream"], row["view"], row["direction"], row["candidates"]) for row in first["results"]]
         assert sorted(names[::2]) == sorted((*view, "text to video", n) for view, n in VIEWS.items()) and len(names) == 8
-    arguments = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--cache", "none"]
+    arguments = ["--checkpoint", any_ranks[1] / "model", "--data", home / "data", "--cache", "none"]
     evaluate.evaluate(parse(EvaluateConfig, [*map(str, arguments), "--output", str(home / "eval-last")]))
     (last,) = json.loads((home / "eval-last" / "retrieval.json").read_text())["datasets"]
     validated = [row["metrics"] for row in first["results"]]
@@ -157,8 +158,8 @@ def test_two_ranks_refuse_a_bad_config_with_one_line(home):
     assert output.count("error: unrecognized arguments: --stepz") == 1
 
 
-def test_evaluation_gives_the_same_numbers_on_one_rank_on_two_and_on_four(home, one_and_two_ranks):
-    common = ["--checkpoint", one_and_two_ranks[1] / "model", "--data", home / "data", "--task", "retrieval"]
+def test_evaluation_gives_the_same_numbers_on_one_rank_on_two_and_on_four(home, any_ranks):
+    common = ["--checkpoint", any_ranks[1] / "model", "--data", home / "data", "--task", "retrieval"]
     fresh = [*common, "--cache", "none"]
     on_two, on_four = (launch("evaluate.py", n, *fresh, "--output", home / f"eval-{n}", "--batch", 3) for n in (2, 4))
     for kept in ("made", "taken"):
