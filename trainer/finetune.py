@@ -22,7 +22,7 @@ from trainer.data_config import StreamConfig
 from trainer.embeddings import model_digest
 from trainer.evaluate import load_model
 from trainer.finetune_config import FinetuneConfig, SplitConfig, check_finetune, finetune_identity
-from trainer.loop import create_accelerator, run_steps
+from trainer.loop import create_accelerator, make_ready, run_steps
 from trainer.optim import create_optimizer
 from trainer.step import StepResult, seed_step, update
 from trainer.stream import Batch, Streams
@@ -51,7 +51,9 @@ def finetune(config: FinetuneConfig) -> None:
     accelerator = create_accelerator(config)
     parts = split(config)
     model = load_model(config.checkpoint)
-    check_model(config, model)
+    make_ready(model, config)
+    if config.frames > model.video_iam.positions:
+        raise UserError(f"frames: {config.frames} is over the model's positions, {model.video_iam.positions}")
     weights = model_digest(model)
     digests = [dataset.manifest["digest"] for dataset in parts.whole]
     identity = finetune_identity(config, weights, digests)
@@ -101,20 +103,6 @@ def split(config: FinetuneConfig) -> Parts:
     about = f"{splits.held_out:.0%} of the sources of {splits.train}, held out"
     train, select = ([pair[i] for pair in held] for i in (0, 1))
     return Parts(whole, (train, splits.train), (select, splits.train), (whole, splits.test), about)
-
-
-def check_model(config: FinetuneConfig, model) -> None:
-    """Raise UserError where the model and the config do not fit; make it ready to be trained."""
-    if config.loader.size != model.image_tower.size:
-        raise UserError(f"loader.size: {config.loader.size}, but the model takes {model.image_tower.size}")
-    if config.frames > model.video_iam.positions:
-        raise UserError(f"frames: {config.frames} is over the model's positions, {model.video_iam.positions}")
-    if config.loss.kind == "sigmoid" and model.logit_bias is None:
-        raise UserError("loss.kind: sigmoid needs a model with a bias")
-    if config.loss.kind == "infonce" and model.logit_bias is not None:
-        model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
-    if config.grad_checkpointing:
-        model.set_grad_checkpointing()
 
 
 def read(parts: Parts, split: str | None, names: tuple[str, ...]) -> list[dict]:

@@ -18,11 +18,25 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from tqdm import tqdm
 
+from shards.errors import UserError
 from trainer.checkpoint import CheckpointConfig
 from trainer.config import PretrainConfig
+from trainer.models.gexia import GexiaModel
 from trainer.optim import lr_share, set_lr
 from trainer.step import StepResult
 from trainer.stream import Batch, Streams
+
+
+def make_ready(model: GexiaModel, config) -> None:
+    """Fit a model to a run's `loader`, `loss` and `grad_checkpointing`. Raises UserError where it does not take them."""
+    if config.loader.size != model.image_tower.size:
+        raise UserError(f"loader.size: {config.loader.size}, but the model takes {model.image_tower.size}")
+    if config.loss.kind == "sigmoid" and model.logit_bias is None:
+        raise UserError("loss.kind: sigmoid needs a model with a bias; add init_logit_bias (-10) to its architecture")
+    if config.loss.kind == "infonce" and model.logit_bias is not None:
+        model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:

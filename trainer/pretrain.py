@@ -5,12 +5,11 @@ Exit codes: 0 done, or stopped by SIGTERM/SIGUSR1 after saving; 1 diverged; 2 ba
 
 from pathlib import Path
 
-from shards.errors import UserError
 from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
 from trainer.flops import StepFlops
-from trainer.loop import create_accelerator, run_steps
+from trainer.loop import create_accelerator, make_ready, run_steps
 from trainer.models.gexia import GexiaModel
 from trainer.optim import Average, create_optimizer
 from trainer.step import StepResult, seed_step, training_step
@@ -49,16 +48,9 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def create_model(config: PretrainConfig) -> GexiaModel:
-    """The run's model, checked against its loss and its frames."""
+    """The run's model, fit to its loss and its frames."""
     model = GexiaModel.create(config.model)
-    if config.loader.size != model.image_tower.size:
-        raise UserError(f"loader.size: {config.loader.size}, but the model takes {model.image_tower.size}")
-    if config.loss.kind == "sigmoid" and model.logit_bias is None:
-        raise UserError("loss.kind: sigmoid needs a model with a bias; add init_logit_bias (-10) to its architecture")
-    if config.loss.kind == "infonce" and model.logit_bias is not None:
-        model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
-    if config.grad_checkpointing:
-        model.set_grad_checkpointing()
+    make_ready(model, config)
     return model
 
 
