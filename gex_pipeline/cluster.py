@@ -42,6 +42,9 @@ class Session:
         # Loggers of Ray's that read their level here; their news is in our progress lines and in Ray's log files.
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Ray Data's newer one (the default of 2.60) rounds what its stages do not use at the moment down to whole cores
+        # and gives the rest to nobody: after ten seconds two cores decode on one.
+        os.environ.setdefault("RAY_DATA_CLUSTER_AUTOSCALER", "V2")
         import ray
 
         if not ray.is_initialized():
@@ -52,6 +55,8 @@ class Session:
         context.print_on_execution_start = False
         # Ray 2.64 will drop options of tasks that it does not name, and max_retries is one; until then it warns.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        # A row that was lost with its workers leaves a stage fewer inputs than it may have at once.
+        warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
         context.max_errored_blocks = -1  # a row whose worker always dies must not end the others; `process` misses it
         context.execution_no_progress_timeout_s = -1  # decoding has deadlines of its own, and a model may load for long
 

@@ -34,6 +34,8 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER = 0, 1, 2
 _MAX_BLOCKS = 5_000
 # How often a row is given to another worker when its worker died; then it stays pending, and the others go on.
 _RETRIES = 3
+# Rows in the compose stage at once, per core: it mostly waits for storage.
+_COMPOSED_PER_CPU = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,7 +119,10 @@ def pipeline(rows: dict[int, int], config: ExpandConfig) -> Iterator[dict]:
     dataset = dataset.map(stage("extract", extract_row, config), max_retries=_RETRIES, **nodes.reserved(resources.extract))
     if LONG in config.output.granularities:
         dataset = dataset.map(compress_actor(config), **compress_pool(config))
-    dataset = dataset.map(stage("compose", compose_row, config), max_retries=_RETRIES, **nodes.reserved(resources.compose))
+    # Ray Data keeps part of the cluster back for a stage without a cap, and two cores would then decode on one.
+    cap = min(len(items), _COMPOSED_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 0))))
+    waiting = nodes.reserved(resources.compose)
+    dataset = dataset.map(stage("compose", compose_row, config), concurrency=cap, max_retries=_RETRIES, **waiting)
     yield from dataset.iter_rows()
 
 

@@ -1,8 +1,9 @@
-"""What Ray makes of rows, their work left out: a thousand of them, and one that kills every worker."""
+"""What Ray makes of rows, their work left out: a thousand of them, two at once, and one that kills every worker."""
 
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -64,6 +65,20 @@ def test_a_thousand_rows_pass_as_small_dicts(object_store, config):
     peak = object_store()
     print(f"peak of the object store: {peak:,} bytes")  # shown by pytest -s
     assert peak < STORE_BYTES / 10
+
+
+def test_two_cores_decode_two_rows_at_once_to_the_end(object_store, config, monkeypatch):
+    def extract(root, row, config):
+        time.sleep(2)
+        return {"fetch_seconds": 0.0}
+
+    monkeypatch.setattr(expand, "extract_row", extract)
+    spans = [item["extract"] for item in expand.pipeline(dict.fromkeys(range(16), 10), config)]
+    busy = sum(end - start for start, end in spans)
+    wall = max(end for _, end in spans) - min(start for start, _ in spans)
+    print(f"{busy / wall:.2f} rows at once")
+    assert wall > 12, "Ray Data looks at the cluster's size again after ten seconds: go on for longer"
+    assert busy / wall > 1.6
 
 
 @pytest.mark.parametrize("stage", ["extract_row", "Compressor"])
