@@ -22,7 +22,7 @@ def class_places(scores: Tensor, right: Tensor) -> Places:
 def accuracy(scores: Tensor, right: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[str, float]:
     """Top-k accuracy."""
     places = class_places(scores, right)
-    return {f"top-{k}": 100 * places.recall(k) for k in ks}
+    return {f"top-{k}": places.recall(k) for k in ks}
 
 
 def mean_class_accuracy(scores: Tensor, right: Tensor) -> float:

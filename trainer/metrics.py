@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 TIE = 1e-6  # several times the rounding of a float32 dot product of unit vectors
+DECIMALS = 10  # of a percentage: a chance of 1 in 10 is 10.0, not 9.999999999999998
 BLOCK = (512, 4096)  # texts × videos whose scores are held at once: small enough to be counted in the cache
 
 
@@ -31,13 +32,13 @@ class Places:
         return 1 + self.higher.double() + self.tied.double() / (self.own + 1)
 
     def recall(self, k: int) -> float:
-        """Expected fraction of queries with a right answer among the first k, 0 to 1."""
+        """Expected share of queries with a right answer among the first k, in percent; what rounding adds is off."""
         higher, tied, own = self.higher.double(), self.tied.double(), self.own.double()
         missed = torch.ones_like(higher)
         for place in range(k):  # the tied share the places after the higher: each goes to a wrong one, or it is found
             given = place - higher
             missed *= torch.where((given >= 0) & (given <= tied), (tied - given) / (tied + own - given), 1.0)
-        return (1 - missed).mean().item()
+        return round(100 * (1 - missed).mean().item(), DECIMALS)
 
 
 def places(
@@ -105,7 +106,7 @@ def retrieval_metrics(found: Places) -> dict[str, float]:
     """R@1, R@5, R@10 in percent, median and mean rank (the median of an even number is the mean of the middle two)."""
     rank = found.rank()
     return {
-        **{f"R@{k}": 100 * found.recall(k) for k in (1, 5, 10)},
+        **{f"R@{k}": found.recall(k) for k in (1, 5, 10)},
         "median_rank": rank.quantile(0.5).item(),
         "mean_rank": rank.mean().item(),
     }
