@@ -2,7 +2,8 @@
 
 A child lives as long as its worker process and takes one video after another. No sign of life for
 `frames.timeout_seconds`, or a crash, costs the clip in progress; the rest of the video goes on in a new child. A video
-that costs two children is quarantined: its remaining clips fail without another try.
+that costs two children is quarantined: its remaining clips fail without another try. Where nothing else came of the
+video either, the next decoders get what was lost.
 """
 
 import atexit
@@ -13,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gex_pipeline.config import FramesConfig
@@ -23,6 +24,7 @@ from gex_pipeline.errors import TRANSIENT_ERRNOS, Transient
 _START_SECONDS = 120  # for a new child on a machine that is very busy
 _KILL_SECONDS = 5
 _MAX_DEATHS = 2
+_LOST_WITH_CHILD = ("timeout", "crash", "quarantined")
 _READ_SIZE = 1 << 20
 
 
@@ -66,6 +68,22 @@ def read_clips(
 
     Raises Transient where reading failed for a reason that is not the video's.
     """
+    lost, decoded = [], False
+    for result in _read_clips(path, requests, config):
+        decoded |= isinstance(result, DecodedClip)
+        if isinstance(result, FailedClip) and result.kind in _LOST_WITH_CHILD:
+            lost.append(result)
+        else:
+            yield result
+    if decoded or len(config.decoders) == 1:  # of a file that is half damaged, the others would not tell which half
+        yield from lost
+    elif lost:
+        wanted = {result.clip_id for result in lost}
+        others = replace(config, decoders=config.decoders[1:])
+        yield from _read_clips(path, [request for request in requests if request[0] in wanted], others)
+
+
+def _read_clips(path: str, requests: list[tuple], config: FramesConfig) -> Iterator[DecodedClip | FailedClip]:
     remaining = {request[0]: request for request in requests}
     deaths, spared = 0, set()
     while remaining:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -108,26 +109,45 @@ def test_a_child_killed_from_outside_costs_nothing(path):
     assert kinds(signalled(path, signal.SIGKILL, ["2"])) == {}
 
 
-def test_a_video_that_costs_two_children_is_quarantined(tmp_path):
-    """Every child that opens this file hangs: it is stopped at its first sign of life."""
-    path = tmp_path / "video.mp4"
-    pattern_video(path, seconds=8)
-    stop = threading.Event()
+@contextmanager
+def stopped_children(at_most: int):
+    """Children hang at their first sign of life, the first so many of them."""
+    over, stopped = threading.Event(), set()
 
     def stop_children():
-        while not stop.is_set():
-            if (child := decoder._current) is not None and child.alive():
+        while not over.is_set():
+            child = decoder._current
+            if child is not None and child.alive() and (child._process.pid in stopped or len(stopped) < at_most):
                 os.kill(child._process.pid, signal.SIGSTOP)
+                stopped.add(child._process.pid)
             time.sleep(0.005)
 
     thread = threading.Thread(target=stop_children)
     thread.start()
     try:
-        results = list(decoder.read_clips(str(path), REQUESTS, FramesConfig(timeout_seconds=0.5)))
+        yield stopped
     finally:
-        stop.set()
+        over.set()
         thread.join()
-    assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6
+
+
+def test_a_video_that_costs_two_children_is_quarantined(path):
+    with stopped_children(99) as stopped:
+        results = list(decoder.read_clips(path, REQUESTS, FramesConfig(timeout_seconds=0.5, decoders=["pyav"])))
+    assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6 and len(stopped) == 2
+
+
+def test_a_video_that_one_decoder_hangs_on_is_read_by_the_next(path):
+    with stopped_children(2):
+        results = list(decoder.read_clips(path, REQUESTS, FramesConfig(per_clip=3, timeout_seconds=2)))
+    assert [r.clip_id for r in results] == [r[0] for r in REQUESTS]
+    assert {r.decoder for r in results} == {"decord"}
+
+
+def test_a_video_that_every_decoder_hangs_on_costs_two_children_twice(path):
+    with stopped_children(99) as stopped:
+        results = list(decoder.read_clips(path, REQUESTS, FramesConfig(timeout_seconds=0.5)))
+    assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6 and len(stopped) == 4
 
 
 def test_the_child_dies_with_its_parent(path):
