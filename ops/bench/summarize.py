@@ -107,17 +107,19 @@ def main() -> None:
     options = parser.parse_args()
     compress = settings(options)
     if options.alone:
-        return print(json.dumps(alone(json.loads(Path(options.alone).read_text()), compress)))
+        made = alone(json.loads(Path(options.alone, "prompts.json").read_text()), compress)
+        Path(options.alone, "made.json").write_text(json.dumps(made))
+        return
     with tempfile.TemporaryDirectory() as folder:
         table, clips = catalog(Path(folder), options.paragraphs, options.texts)
         mine, prompts = ours(table, clips, f"{folder}/out", compress)
-        file = Path(folder, "prompts.json")
-        file.write_text(json.dumps(prompts))
-        command = [compress.python, "-m", "ops.bench.summarize", "--alone", str(file), "--model", options.model]
-        done = subprocess.run(command, env=os.environ | compress.env, stdout=subprocess.PIPE, text=True)
+        Path(folder, "prompts.json").write_text(json.dumps(prompts))
+        command = [compress.python, "-m", "ops.bench.summarize", "--alone", folder, "--model", options.model]
+        # vLLM writes to stdout whatever it likes, so the result comes back as a file.
+        done = subprocess.run(command, env=os.environ | compress.env, stdout=sys.stderr)
         if done.returncode:
             sys.exit("error: the engine alone failed; its messages are above")
-        peer = json.loads(done.stdout.splitlines()[-1])
+        peer = json.loads(Path(folder, "made.json").read_text())
     rates = {side: counts["output_tokens"] / counts["seconds"] for side, counts in (("mine", mine), ("peer", peer))}
     rows = [("stage in the job", rates["mine"], "output tokens/s"), ("LLM.chat alone", rates["peer"], "output tokens/s")]
     for label, side in (("stage", mine), ("alone", peer)):
