@@ -50,6 +50,7 @@ bench: $(READY) $(SMOLLM) $(VLLM_VENV)/.ready  ## what ops/bench/README.md quote
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE)
 	$(PY) -m ops.bench.stream --footage $(FOOTAGE) --granularity long
 	$(PY) -m ops.bench.order
+	$(PY) -m ops.bench.step
 	$(PY) -m ops.bench.summarize
 	$(PY) -m ops.bench.decode_jpeg --footage $(FOOTAGE)
 

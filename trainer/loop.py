@@ -7,9 +7,8 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -163,41 +162,31 @@ class StopSignal:
         self._saved = time.monotonic()
 
 
-@dataclass
 class Meter:
-    """What happened since the last line."""
+    """Records of steps (see `Journal.step`) as one."""
 
-    ranks: int = 1
-    peak_flops: float | None = None  # of a device, FLOP/s
-    values: dict[str, list[float]] = field(default_factory=dict)  # "loss/stream/view", "R@1/stream/view" -> of each step
-    samples: int = 0  # of this rank, as what follows
-    frames: int = 0
-    flops: float = 0.0
-    waited: float = 0.0  # seconds for data
-    started: float = field(default_factory=time.perf_counter)
+    def __init__(self):
+        self._values: dict[str, list[float]] = {}  # "loss/stream/view", "R@1/stream/view" -> of each step
+        self._sums: Counter[str] = Counter()
+        self._memory_gib = 0.0
 
-    def add(self, batch: Batch, result: StepResult, waited: float) -> None:
-        for kind, found in (("loss", result.losses), ("R@1", result.recalls)):
-            for view, value in found.items():
-                self.values.setdefault(f"{kind}/{batch.stream}/{view}", []).append(value)
-        self.samples += len(batch.sample_ids)
-        self.frames += int(batch.frame_mask.sum())
-        self.flops += result.flops or 0.0
-        self.waited += waited
-
-    def leave_out(self, seconds: float) -> None:
-        """Count some time as if it had not been: it went to something else than steps."""
-        self.started += seconds
+    def add(self, record: dict) -> None:
+        for kind in ("loss", "R@1"):
+            for view, value in record[kind].items():
+                self._values.setdefault(f"{kind}/{record['stream']}/{view}", []).append(value)
+        self._sums.update({key: record[key] for key in ("seconds", "data_wait", "samples", "frames")})
+        if "mfu" in record:
+            self._sums["mfu"] += record["mfu"] * record["seconds"]
+        self._memory_gib = record["memory_gib"]
 
     def summary(self) -> dict[str, float]:
         """Means of the losses and recalls, samples and frames a second over all ranks, the share of the time spent
-        waiting for data, this rank's peak memory (GiB; of the GPU where there is one), MFU on a known GPU."""
-        seconds = time.perf_counter() - self.started
-        found = {name: sum(values) / len(values) for name, values in self.values.items()}
-        found["samples_per_second"] = self.ranks * self.samples / seconds
-        found["frames_per_second"] = self.ranks * self.frames / seconds
-        found |= {"data_wait": self.waited / seconds, "memory_gib": peak_memory() / 2**30}
-        return found | ({"mfu": self.flops / seconds / self.peak_flops} if self.peak_flops else {})
+        waiting for data, rank 0's peak memory (GiB; of the GPU where there is one), MFU on a known GPU."""
+        seconds = self._sums["seconds"]
+        found = {name: sum(values) / len(values) for name, values in self._values.items()}
+        found |= {f"{what}_per_second": self._sums[what] / seconds for what in ("samples", "frames")}
+        found |= {what: self._sums[what] / seconds for what in ("data_wait", "mfu") if what in self._sums}
+        return found | {"memory_gib": self._memory_gib}
 
 
 def peak_memory() -> int:
@@ -212,8 +201,8 @@ class Journal:
 
     def __init__(self, accelerator: Accelerator, config: PretrainConfig, start: int, peak_flops: float | None):
         self._accelerator, self._config = accelerator, config
-        self._new_meter = partial(Meter, accelerator.num_processes, peak_flops)
-        self._meter, self._began, self._start = self._new_meter(), time.perf_counter(), start
+        self._meter, self._start, self._peak_flops = Meter(), start, peak_flops
+        self._began = self._since = time.perf_counter()  # the run here; its current step
         if config.trackers:
             accelerator.init_trackers("logs")
         if accelerator.is_main_process:
@@ -226,18 +215,28 @@ class Journal:
         """Note one step; `waited` seconds for its data."""
         if not self._accelerator.is_main_process:
             return
-        self._meter.add(batch, result, waited)
         state = {"lr": lr, "grad_norm": result.grad_norm, "scale": result.scale}
         record = {"step": batch.step + 1, "stream": batch.stream, "loss": result.losses, "R@1": result.recalls, **state}
+        record |= self._cost(batch, result, waited)
         self._file.write(json.dumps(record) + "\n")
+        self._meter.add(record)
         self._bar.update()
         if (batch.step + 1) % self._config.log_every == 0 or batch.step + 1 == self._config.steps:
             self._line(batch.step + 1, {**self._meter.summary(), **state})
-            self._meter = self._new_meter()
+            self._meter = Meter()
+
+    def _cost(self, batch: Batch, result: StepResult, waited: float) -> dict[str, float]:
+        """What the step took and gave: seconds since the last one, those of them for data, samples and frames of all
+        ranks, this rank's peak memory so far, MFU on a known GPU."""
+        now, ranks = time.perf_counter(), self._accelerator.num_processes
+        seconds, self._since = now - self._since, now
+        found = {"seconds": seconds, "data_wait": waited, "samples": ranks * len(batch.sample_ids)}
+        found |= {"frames": ranks * int(batch.frame_mask.sum()), "memory_gib": peak_memory() / 2**30}
+        return found | ({"mfu": (result.flops or 0.0) / seconds / self._peak_flops} if self._peak_flops else {})
 
     def leave_out(self, seconds: float) -> None:
         """Time that went to something else than steps does not count in rates."""
-        self._meter.leave_out(seconds)
+        self._since += seconds
 
     def _line(self, step: int, values: dict[str, float]) -> None:
         self._accelerator.log(values, step=step)

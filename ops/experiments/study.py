@@ -13,11 +13,8 @@ frames, so arms of equally many steps cost the same. What is done is kept: the s
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +23,8 @@ from tqdm import tqdm
 
 from ops.demo.chart import curves
 from ops.demo.world import write_text
+from ops.runs import launcher, run_once
 
-ROOT = Path(__file__).parents[2]
 FRAMES = 288  # encoded by a step of any stream
 
 SHORT = {"folder": "short", "texts": ["caption"], "iter": {"video": 1, "caption": 1}, "frames": 4, "batch": FRAMES // 4}
@@ -86,8 +83,7 @@ def run_arm(output: Path, arm: str, seed: int, steps: int) -> dict:
     folder = output / "runs" / slug(arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(training(arm, steps)))
-    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", 1, "--num_machines", 1]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", os.cpu_count()]
+    launch = launcher(ranks=1)
     train = ["trainer/pretrain.py", "--config", folder / "config.yaml", "--data", output / pairs]
     run_once(folder / "model/config.json", [*launch, *train, "--output", folder, "--seed", seed])
     counts = {"long": long_stream(iterations)["iter"]}
@@ -95,22 +91,6 @@ def run_arm(output: Path, arm: str, seed: int, steps: int) -> dict:
     evaluate += ["--frames", json.dumps({"long": 12}), "--iter", json.dumps(counts), "--output", folder]
     run_once(folder / "retrieval.json", [*launch, *evaluate])
     return json.loads((folder / "retrieval.json").read_text())
-
-
-def run_once(result: Path, command: list) -> None:
-    """Run a Python command unless its result is there; SystemExit with the end of its log if it fails."""
-    if result.exists():
-        return
-    log = result.parent.parent / f"{result.parent.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with log.open("a") as file:
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-        done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment, stdout=file, stderr=file)
-        print(f"{time.monotonic() - started:.0f} s", file=file)
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        sys.exit(f"{tail}\n\nfailed with exit code {done.returncode}; its whole log is {log}")
 
 
 def recall(report: dict, granularity: str, view: str) -> float:

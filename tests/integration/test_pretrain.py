@@ -13,6 +13,7 @@ import pytest
 import yaml
 from make_dataset import make_dataset
 
+from ops.runs import kill_all
 from trainer import evaluate
 from trainer.config import EvaluateConfig, parse
 
@@ -104,14 +105,6 @@ def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
     """The processes that run the script (not their workers)."""
     children = psutil.Process(process.pid).children()
     return [child for child in children if "pretrain.py" in " ".join(child.cmdline())]
-
-
-def kill_all(process: subprocess.Popen) -> None:
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    process.wait()
-    psutil.wait_procs(family[1:], timeout=20)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ WORK = ["--work", ".cache/bench/small", "--sources", "1"]  # made once, kept
         ("keyframe", WORK),
         ("order", ["--clips", "50000", "--samples", "200000", "--steps", "20"]),
         ("decode_jpeg", ["--footage", *FOOTAGE, "--frames", "10", "--rounds", "1"]),
+        ("step", ["--sources", "8", "--warmup", "2", "--steps", "4"]),
         ("stream", ["--footage", *FOOTAGE, "--sources", "2", "--gb", "0.02", "--rounds", "1"]),
     ],
 )
