@@ -24,6 +24,7 @@ from ops.demo.world import MOTIONS, SHAPES, SIZES, TEXTURES, Scene, Source
 CLIPS, FILMS = "clips", "films"
 CLIP_SCENES, FILM_SCENES = 1, 3
 SECONDS = world.SCENE_FRAMES / world.FPS
+VAL_SHARE = 1 / 7  # of the training videos, in benchmarks that have a validation split
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,8 @@ def msvd(folder: Path, sources: list[Source], rng) -> None:
 
 
 def lsmdc(folder: Path, sources: list[Source], rng) -> None:
-    train, test = split(sources)
     names = ("LSMDC16_annos_training.csv", "LSMDC16_annos_val.csv", "LSMDC16_challenge_1000_publictect.csv")
-    for name, part in zip(names, (train[:-40], train[-40:], test), strict=True):
+    for name, part in zip(names, three_parts(sources), strict=True):
         lines(folder / name, [f"{s.source_id}\t0\t2\t0\t2\t{several_captions(s.scenes[0])[1]}" for s in part])
 
 
@@ -138,10 +138,9 @@ def ucf101(folder: Path, sources: list[Source], rng) -> None:
 
 def lvu(folder: Path, sources: list[Source], rng) -> None:
     """`scene`: the background's texture. `like_ratio`: the larger the first thing, the more it is liked."""
-    train, test = split(sources)
     for task in ("scene", "like_ratio"):
         (folder / task).mkdir(exist_ok=True)
-        for name, part in (("train", train[:-40]), ("val", train[-40:]), ("test", test)):
+        for name, part in zip(("train", "val", "test"), three_parts(sources), strict=True):
             head = "class_id class_name" if task == "scene" else "likes dislikes"
             rows = [f"{_lvu_answer(task, source.scenes[0])} {source.source_id} tt{i:07d}" for i, source in enumerate(part)]
             lines(folder / task / f"{name}.csv", [f"{head} youtube_id imdb_id", *rows])
@@ -217,6 +216,13 @@ BENCHES = {
 def split(sources: list[Source]) -> tuple[list[Source], list[Source]]:
     """(train, test)."""
     return [s for s in sources if s.split == "train"], [s for s in sources if s.split != "train"]
+
+
+def three_parts(sources: list[Source]) -> tuple[list[Source], list[Source], list[Source]]:
+    """(train, val, test)."""
+    train, test = split(sources)
+    val = int(len(train) * VAL_SHARE)
+    return train[:-val], train[-val:], test
 
 
 def alone(sources: list[Source]) -> list[Source]:

@@ -8,23 +8,29 @@ before (zero-shot, or an untrained head) and after, a line a seed. What is done 
 """
 
 import argparse
+import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from ops.demo import benchmarks, world
 
 ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m"]
-FRAMES = 8  # of a sample: a scene has 20
+JOBS, THREADS = os.cpu_count() or 1, 1  # so small a model gains little from a second thread, much from a second run
+FRAMES = 4  # of a scene, which has 20
 MODEL_STREAM = "{svst: {folder: short, texts: [caption], iter: {video: 1, caption: 1}, frames: 4, batch: 64}}"
-# What the configs are scaled down to: the tiny model from scratch on two CPU cores.
+# What the configs are scaled down to: the tiny model from scratch on two CPU cores. Without workers, as evaluations are
+# many and short.
 SMALL = {
-    "loader.size": 64, "loader.workers": 1, "loader.crop": "centre", "precision": "fp32", "grad_checkpointing": False,
-    "frames": FRAMES, "batch": 32, "optim.lr": 5e-4, "optim.towers_lr": 3e-4, "optim.warmup": 10, "trackers": "[]",
+    "loader.size": 64, "loader.workers": 0, "loader.crop": "centre", "precision": "fp32", "grad_checkpointing": False,
+    "frames": FRAMES, "optim.lr": 5e-4, "optim.towers_lr": 3e-4, "optim.warmup": 10, "trackers": "[]",
 }  # fmt: skip
 
 
@@ -40,7 +46,7 @@ class Run:
 
 RUNS = {
     "msrvtt": Run("msrvtt", "msrvtt", {}),
-    "activitynet": Run("activitynet", "activitynet", {}),
+    "activitynet": Run("activitynet", "activitynet", {"frames": FRAMES * benchmarks.FILM_SCENES}),
     "lsmdc": Run("lsmdc", "lsmdc", {}),
     "coin": Run("coin", "coin", {}),
     "ucf101": Run("coin", "ucf101", {}),
@@ -59,12 +65,16 @@ class Size:
     sources: int = 400  # videos of two scenes that the model is pretrained on
     pretrain_steps: int = 300
     steps: int = 200
+    batch: int = 32  # of a fine-tuning
 
 
 def call(*command) -> None:
     """Run a module; its output is shown only if it fails."""
     command = [*PYTHON, *map(str, command)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{done.stdout}\nfailed: {shlex.join(command)}")
 
@@ -92,19 +102,28 @@ def imported(output: Path, run: Run) -> Path:
     data = output / "imported" / f"{run.benchmark}{'_' + run.variant if run.variant else ''}"
     variant = ["--variant", run.variant] if run.variant else []
     places = {"annotations": output / run.benchmark, "videos": output / layout.videos / "videos", "output": data}
-    frames = {"frames.per_clip": FRAMES * (benchmarks.FILM_SCENES if run.benchmark == "activitynet" else 1)}
+    frames = {"frames.per_clip": run.keys.get("frames", FRAMES)}
     if not (data / "manifest.json").exists():
         call("gexia", "import", run.benchmark, *variant, *flags({**places, **frames}))
     return data
 
 
-def finetuned(output: Path, name: str, seed: int, size: Size, model: Path) -> dict:
-    """What a fine-tuning found (its results.json)."""
+def finetuned(output: Path, name: str, seed: int, size: Size) -> dict:
+    """What a fine-tuning found (its results.json). In this process: to start one takes longer than to evaluate."""
+    import torch
+
+    from trainer.config import parse
+    from trainer.finetune import FinetuneConfig, finetune
+
     run, folder = RUNS[name], output / "finetune" / f"{name}-{seed}"
     if not (folder / "results.json").exists():
-        keys = SMALL | run.keys | {"steps": size.steps, "select_every": max(1, size.steps // 4), "seed": seed}
-        places = {"data": imported(output, run), "checkpoint": model, "output": folder}
-        call("trainer.finetune", "--config", f"configs/finetune/{run.config}.yaml", *flags({**places, **keys}))
+        keys = SMALL | run.keys | {"steps": size.steps, "select_every": max(1, size.steps // 4), "batch": size.batch}
+        places = {"data": imported(output, run), "checkpoint": pretrained(output, size), "output": folder}
+        config = ["--config", str(ROOT / f"configs/finetune/{run.config}.yaml")]
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(THREADS)
+        with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+            finetune(parse(FinetuneConfig, [*config, *flags({**places, **keys, "seed": seed})]))
     return json.loads((folder / "results.json").read_text())
 
 
@@ -137,8 +156,13 @@ def table(found: list[dict]) -> str:
 def experiment(output: Path, names: list[str], seeds: list[int], size: Size) -> list[dict]:
     """Everything; returns the table's rows."""
     benchmarks.build(output, size.clips, size.films)
-    model = pretrained(output, size)
-    found = [row for name in names for seed in seeds for row in rows(name, finetuned(output, name, seed, size, model))]
+    with ProcessPoolExecutor(JOBS, get_context("spawn")) as pool:
+        first = [pool.submit(pretrained, output, size)]
+        first += [pool.submit(imported, output, RUNS[name]) for name in names]
+        for job in first:
+            job.result()
+        jobs = [(name, pool.submit(finetuned, output, name, seed, size)) for name in names for seed in seeds]
+        found = [row for name, job in jobs for row in rows(name, job.result())]
     (output / "table.json").write_text(json.dumps(found, indent=1))
     return found
 

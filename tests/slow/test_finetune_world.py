@@ -11,25 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from ops.experiments.finetune_world import Size, experiment, table
+import gexia
+from ops.experiments.finetune_world import RUNS, Size, experiment, table
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["coin", "how2qa", "msvd_qa"]
+TINY = Size(clips=60, films=30, sources=40, pretrain_steps=8, steps=4, batch=16)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> tuple[Path, list[dict]]:
     output = tmp_path_factory.mktemp("world")
-    return output, experiment(output, NAMES, [0], Size(clips=100, films=40, sources=60, pretrain_steps=8, steps=4))
+    return output, experiment(output, list(RUNS), [0], TINY)
 
 
 @pytest.mark.timeout(1200)
 def test_tasks_run_from_annotation_files_to_a_table(world):
-    _, found = world
-    assert [row["benchmark"] for row in found] == NAMES
+    output, found = world
+    assert list(dict.fromkeys(row["benchmark"] for row in found)) == list(RUNS)
     for row in found:
         assert row["n"] > 0 and all(math.isfinite(row[key]) for key in ("before", "after", "chance")), row
-    assert table(found).count("\n") == 1 + len(NAMES)
+    assert table(found).count("\n") == 1 + len(found)
+    gathered = output / "comparison.md"
+    assert gexia.main(["table", *map(str, sorted(output.glob("finetune/*"))), "--output", str(gathered)]) == 0
+    assert gathered.read_text().count("## ") == len(found)
 
 
 def test_four_ranks_score_what_one_scored(world, tmp_path):
