@@ -201,17 +201,6 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     assert clip == '["CC-BY | 4.0", "by a"]'
 
 
-def test_key_frames_and_mp4_go_through_the_whole_job(tmp_path):
-    """What they hold is held in tests/unit/test_extract_policies.py."""
-    catalog, settings = small_catalog(tmp_path), ("--frames.policy", "keyframe", "--frames.format", "mp4")
-    assert run(catalog, tmp_path / "out", *settings) == 0 and run(catalog, tmp_path / "again", *settings) == 0
-    assert len(samples(tmp_path / "out", "short")) == 6 and validate(str(tmp_path / "out")) == []
-    [first, *_] = reader.open_dataset(str(tmp_path / "out")).select(granularity="long")
-    _, members = next(reader.iter_shard(tmp_path / "out" / first["path"]))
-    assert set(members) == {"json", "txt", "summary.txt", "mp4"}
-    assert tars(tmp_path / "out") == tars(tmp_path / "again")
-
-
 def test_video2datasets_tars_are_expanded_in_place(tmp_path):
     for name in "ab":
         pattern_video(tmp_path / f"{name}.mp4", seconds=2)
