@@ -201,6 +201,17 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     assert clip == '["CC-BY | 4.0", "by a"]'
 
 
+def test_mp4_goes_through_the_whole_job(tmp_path):
+    """What such samples hold is held in tests/unit/test_extract_policies.py."""
+    catalog, output = small_catalog(tmp_path), tmp_path / "out"
+    assert run(catalog, output, "--frames.format", "mp4") == 0 and validate(str(output)) == []
+    dataset = reader.open_dataset(str(output))
+    [shard, *_] = dataset.select(granularity="long")
+    _, members = next(reader.iter_shard(dataset.shard_url(shard)))
+    assert set(members) == {"json", "txt", "summary.txt", "mp4"}
+    assert len(dataset.select(granularity="short")) == 2
+
+
 def test_video2datasets_tars_are_expanded_in_place(tmp_path):
     for name in "ab":
         pattern_video(tmp_path / f"{name}.mp4", seconds=2)
