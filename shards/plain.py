@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from braceexpand import braceexpand
 from tqdm import tqdm
 
 from shards import format, publish, storage
 from shards.errors import DatasetError
-from shards.reader import INDEX_SCHEMA, Dataset, Shard, index_tar, open_dataset, parse_members
+from shards.reader import INDEX_SCHEMA, Dataset, Shard, index_tar, open_dataset, parse_members, parse_parquet
 from shards.writer import parquet_bytes
 
 _THREADS = 16
@@ -129,7 +128,7 @@ def _index(url: str) -> pa.Table:
     places = [f"{url}.index.parquet", _cache_path(url)]
     for place in places:
         try:
-            table = pq.read_table(pa.BufferReader(storage.read_bytes(place)), use_threads=False, pre_buffer=False)
+            table = parse_parquet(storage.read_bytes(place))
             if (table.schema.metadata or {}).get(_VERSION) == version and table.schema.equals(INDEX_SCHEMA):
                 return table
         except (OSError, pa.ArrowException):

@@ -126,13 +126,20 @@ def index_tar(url: str, partial: bool = False) -> pa.Table:
 def read_parquet(url: str, schema: pa.Schema) -> pa.Table:
     """A parquet file of the format, as `schema`; DatasetError where it is missing, damaged or something else."""
     try:
-        # On this thread alone: the files are small, and Arrow's thread pools can abort a busy process as it ends.
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(url)), use_threads=False, pre_buffer=False)
-        return table.select(schema.names).cast(schema)
+        return parse_parquet(storage.read_bytes(url)).select(schema.names).cast(schema)
     except FileNotFoundError:
         raise DatasetError(f"{url}: missing") from None
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise DatasetError(f"{url}: cannot read it: {_line(error)}") from None
+
+
+def parse_parquet(data: bytes) -> pa.Table:
+    """A small parquet file's table, read on this thread alone.
+
+    `pq.read_table` scans on Arrow's I/O threads even with use_threads=False; one that still holds Python's bytes as
+    the interpreter ends aborts the process ("terminate called without an active exception", seen on busy machines).
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def _line(error: Exception) -> str:

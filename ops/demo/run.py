@@ -11,7 +11,6 @@ Exit codes: 0 done; 1 a stage failed, or the trained model misses a target; 2 ba
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -21,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.demo import world
+from ops.runs import ROOT, environment, launcher
 from shards.format import digest
 
-ROOT = Path(__file__).parents[2]
 EXPAND_CONFIG, TRAIN_CONFIG = "configs/expand/demo.yaml", "configs/pretrain/demo.yaml"
 STAGE_NAMES = ("render", "expand", "train", "evaluate", "page")
 REPORT, STAMPS = "report.html", "stages"
@@ -65,8 +64,7 @@ def stages(output: Path, size: Size) -> list[Stage]:
     """The demo's stages, in order."""
     data, train, results = output / "data", output / "train", output / "results"
     python = [sys.executable, "-m"]
-    launch = [*python, "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(os.cpu_count())]
+    launch = [sys.executable, *launcher(ranks=1)]
     world_size = ["--sources", size.sources, "--scenes", size.scenes, "--val-sources", size.val_sources]
     catalog = ["--input.path", output / "world/clips.jsonl", "--output.path", data]
     training = ["--data", data, "--output", train, "--steps", size.steps]
@@ -132,12 +130,9 @@ def _remove(result: Path) -> None:
 
 
 def _call(stage: Stage, log: Path) -> None:
-    # Threads that wait for each other by spinning take the core from those they wait for wherever anything else runs:
-    # on a busy two-core machine a training step took six times as long.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with log.open("a") as file:
         print(f"$ {shlex.join(stage.command)}", file=file, flush=True)
-        done = subprocess.run(stage.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run(stage.command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
         raise StageFailed(f"{tail}\n\n{stage.name} failed with exit code {done.returncode}; its whole log is {log}")

@@ -1,7 +1,6 @@
 """Real launches of trainer/pretrain.py and trainer/evaluate.py on the CPU: any number of ranks, any interruption."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from make_dataset import make_dataset
 
-from ops.runs import kill_all
+from ops.runs import environment, kill_all, launcher
 from trainer import evaluate
 from trainer.config import EvaluateConfig, parse
 
@@ -70,11 +69,8 @@ def leave_nothing_behind():
 
 def launch(script: str, ranks: int, *arguments) -> subprocess.Popen:
     """`accelerate launch` of a script with so many gloo processes."""
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines=1"]
-    launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--num_processes={ranks}"]
-    launcher += ["--multi_gpu", "--main_process_port=0"] if ranks > 1 else ["--cpu"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [*launcher, str(ROOT / "trainer" / script), *map(str, arguments)]
+    command = [sys.executable, *launcher(ranks, threads=1), str(ROOT / "trainer" / script), *map(str, arguments)]
+    env = environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     STARTED.append(subprocess.Popen(command, env=env, cwd=ROOT, **pipes))
     return STARTED[-1]

@@ -4,7 +4,6 @@ What fine-tuning adds is for the experiment at its own size to say; here every p
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 
 import gexia
 from ops.experiments.finetune_world import RUNS, Size, experiment, table
+from ops.runs import ROOT, environment, launcher
 
-ROOT = Path(__file__).parents[2]
 TINY = Size(clips=60, films=30, sources=40, pretrain_steps=8, steps=4, batch=16)
 
 
@@ -40,12 +39,9 @@ def test_four_ranks_score_what_one_scored(world, tmp_path):
     output, _ = world
     run = output / "finetune/how2qa-0"
     expected = json.loads((run / "results.json").read_text())["datasets"][0]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"]
-    launcher += ["--main_process_port=0", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     asked = ["--task", "multiple_choice", "--data", expected["data"], "--split", expected["split"], "--output", str(tmp_path)]
-    command = [*launcher, "trainer/evaluate.py", "--checkpoint", str(run / "model"), *asked]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=600)
+    command = [sys.executable, *launcher(ranks=4), "trainer/evaluate.py", "--checkpoint", str(run / "model"), *asked]
+    subprocess.run(command, cwd=ROOT, env=environment(ACCELERATE_USE_CPU="true"), check=True, timeout=600)
     found = json.loads((tmp_path / "multiple_choice.json").read_text())["datasets"][0]["results"]
     for one, four in zip(expected["results"], found, strict=True):
         assert four["metrics"] == pytest.approx(one["metrics"], abs=1e-4) and four["n"] == one["n"]

@@ -1,12 +1,10 @@
 """Runs under `accelerate launch`: killed on two ranks and continued on one and on four; a store that does not answer."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import psutil
@@ -16,58 +14,21 @@ sys.path.append(str(Path(__file__).parents[1] / "integration"))
 import test_pretrain
 from test_pretrain import finish, kill_all, launch, records, wait_for_step
 
+from ops.experiments import elastic, noted
+from ops.experiments.noted import samples
+
 home, leave_nothing_behind = test_pretrain.home, test_pretrain.leave_nothing_behind  # fixtures
 
 STEPS = 18
-
-
-@pytest.fixture(scope="module")
-def script(home) -> Path:
-    """pretrain.py that also writes which samples each rank was given at each step, beside the run's metrics."""
-    path = home / "noted_pretrain.py"
-    path.write_text(
-        textwrap.dedent(
-            """
-            import json
-            import trainer.pretrain as pretrain
-            from trainer.config import PretrainConfig, parse, run_script
-
-            output = parse(PretrainConfig).output
-
-            class Noted(pretrain.Streams):
-                def batches(self, *steps):
-                    for batch in super().batches(*steps):
-                        with open(f"{output}.samples.jsonl", "a") as file:
-                            line = {"step": batch.step, "rank": self._rank, "of": self._world_size}
-                            file.write(json.dumps(line | {"ids": batch.sample_ids}) + "\\n")
-                        yield batch
-
-            pretrain.Streams = Noted
-            run_script(PretrainConfig, pretrain.pretrain)
-            """
-        )
-    )
-    return path
-
-
-def samples(output: Path) -> dict[int, list[str]]:
-    """The global batch of each step, in the order of the ranks that did it last."""
-    found: dict[int, dict] = {}
-    for line in map(json.loads, Path(f"{output}.samples.jsonl").read_text().splitlines()):
-        step = found.setdefault(line["step"], {"of": 0})
-        if step["of"] != line["of"]:
-            step.clear()
-            step["of"] = line["of"]
-        step[line["rank"]] = line["ids"]
-    return {step: sum((ranks[r] for r in range(ranks["of"])), []) for step, ranks in found.items() if len(ranks) > ranks["of"]}
+NOTED = Path(noted.__file__)
 
 
 @pytest.mark.timeout(1500)
-def test_killed_on_two_ranks_and_continued_on_one_and_on_four_it_sees_the_same_samples_and_losses(home, script):
+def test_killed_on_two_ranks_and_continued_on_one_and_on_four_it_sees_the_same_samples_and_losses(home):
     common = ["--config", home / "config.yaml", "--steps", STEPS, "--checkpoint.every_steps", 4]
     calm, killed = home / "elastic-calm", home / "elastic-killed"
-    finish(launch(script, 2, *common, "--output", calm))
-    run = launch(script, 2, *common, "--output", killed)
+    finish(launch(NOTED, 2, *common, "--output", calm))
+    run = launch(NOTED, 2, *common, "--output", killed)
     wait_for_step(killed, 9, run)
     kill_all(run)
     done = len((killed / "metrics.jsonl").read_text().splitlines())
@@ -77,7 +38,7 @@ def test_killed_on_two_ranks_and_continued_on_one_and_on_four_it_sees_the_same_s
     for ranks in (1, 4):
         output = home / f"elastic-{ranks}"
         shutil.copytree(killed, output)
-        assert "from step 8" in finish(launch(script, ranks, *common, "--output", output))
+        assert "from step 8" in finish(launch(NOTED, ranks, *common, "--output", output))
         continued = samples(output)
         assert continued == {step: expected[step] for step in range(8, STEPS)}
         for step, record in records(output).items():
@@ -105,3 +66,12 @@ def test_a_store_that_does_not_answer_ends_the_run_on_all_ranks_and_is_named(hom
     assert "Thread 0x" in output  # the stacks
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+@pytest.mark.timeout(900)
+def test_the_experiment_with_two_kills_runs_at_its_smallest(tmp_path, monkeypatch, capsys):
+    sizes = ["--sources", "40", "--val-sources", "12", "--steps", "24", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", ["elastic", "--output", str(tmp_path), *sizes])
+    elastic.main()  # with one seed the recall has no spread to be within
+    text = capsys.readouterr().out
+    assert "restarts: holds, sample ids: holds, losses: holds" in text and text == (tmp_path / "elastic.md").read_text()
