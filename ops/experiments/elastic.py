@@ -56,7 +56,7 @@ def killed_run(output: Path, data: Path, seed: int, kills: list[int]) -> None:
     shutil.rmtree(output, ignore_errors=True)
     for file in (log_of(output), Path(f"{output}.samples.jsonl")):
         file.unlink(missing_ok=True)
-    for ranks, kill in zip(RANKS, kills):
+    for ranks, kill in zip(RANKS, [*kills, None]):
         with log_of(output).open("a") as log:
             train = [sys.executable, *map(str, command(output, data, ranks, seed))]
             process = subprocess.Popen(train, cwd=ROOT, env=environment(**CPU), stdout=log, stderr=log)
@@ -64,13 +64,15 @@ def killed_run(output: Path, data: Path, seed: int, kills: list[int]) -> None:
             wait_for_step(output, kill, process)
         finally:
             kill_all(process)
-    run_once(output / "model/config.json", command(output, data, RANKS[-1], seed), **CPU)
 
 
-def wait_for_step(output: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(output: Path, step: int | None, process: subprocess.Popen) -> None:
+    """Until the run has done so many steps, or ended; SystemExit where it ends without having to."""
     metrics = output / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= step):
+    while step is None or not (metrics.exists() and metrics.read_bytes().count(b"\n") >= step):
         if process.poll() is not None:
+            if step is None and process.returncode == 0:
+                return
             fail(log_of(output), process.returncode)
         time.sleep(0.1)
 
