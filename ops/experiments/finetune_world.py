@@ -4,26 +4,25 @@
 
 A small model is pretrained on the captions of one world. Then, for each benchmark of other worlds (ops/demo/benchmarks.py)
 in its real layout: `gexia import`, and fine-tuning with the benchmark's own config, scaled down. The table has the model
-before (zero-shot, or an untrained head) and after, a line a seed. What is done already is not done again.
+before (zero-shot, or an untrained head) and after: mean ± standard deviation over the seeds. What is done already is not
+done again.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import shlex
-import subprocess
-import sys
+import statistics
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from ops.demo import benchmarks, world
+from ops.runs import ROOT, run_once
 
-ROOT = Path(__file__).parents[2]
-PYTHON = [sys.executable, "-m"]
-JOBS, THREADS = os.cpu_count() or 1, 1  # so small a model gains little from a second thread, much from a second run
+JOBS = os.cpu_count() or 1  # with one thread each: so small a model gains little from a second, much from a second run
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 FRAMES = 4  # of a scene, which has 20
 MODEL_STREAM = "{svst: {folder: short, texts: [caption], iter: {video: 1, caption: 1}, frames: 4, batch: 64}}"
 # What the configs are scaled down to: the tiny model from scratch on two CPU cores. Without workers, as evaluations are
@@ -60,23 +59,12 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Size:
-    clips: int = 400  # videos of one scene
-    films: int = 160  # videos of three
-    sources: int = 400  # videos of two scenes that the model is pretrained on
+    clips: int = 1000  # videos of one scene
+    films: int = 300  # videos of three
+    sources: int = 800  # videos of two scenes that the model is pretrained on
     pretrain_steps: int = 300
-    steps: int = 200
+    steps: int = 150
     batch: int = 32  # of a fine-tuning
-
-
-def call(*command) -> None:
-    """Run a module; its output is shown only if it fails."""
-    command = [*PYTHON, *map(str, command)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}\nfailed: {shlex.join(command)}")
 
 
 def flags(keys: dict) -> list[str]:
@@ -85,14 +73,15 @@ def flags(keys: dict) -> list[str]:
 
 def pretrained(output: Path, size: Size) -> Path:
     """The model before any fine-tuning."""
-    model = output / "pretrain/model"
+    model, data = output / "pretrain/model", output / "data"
     if not model.exists():
         clips = world.build(output / "world", size.sources, scenes=2)
         keys = {"integrate.by": "none", "compress.backend": "none", "output.granularities": "[short]"}
-        call("gex_pipeline.expand", *flags({"input.path": clips, "output.path": output / "data", **keys}))
-        training = {"data": output / "data", "output": output / "pretrain", "steps": size.pretrain_steps}
-        config = ["--config", "configs/pretrain/demo.yaml", "--streams", MODEL_STREAM]
-        call("trainer.pretrain", *config, *flags(training), "--optim.warmup", 20, "--trackers", "[]")
+        expand = ["-m", "gex_pipeline.expand", *flags({"input.path": clips, "output.path": data, **keys})]
+        run_once(data / "manifest.json", expand, **ONE_THREAD)
+        training = {"data": data, "output": output / "pretrain", "steps": size.pretrain_steps}
+        config = ["--config", "configs/pretrain/demo.yaml", "--streams", MODEL_STREAM, "--optim.warmup", 20, "--trackers", "[]"]
+        run_once(model / "config.json", ["-m", "trainer.pretrain", *config, *flags(training)], **ONE_THREAD)
     return model
 
 
@@ -103,8 +92,8 @@ def imported(output: Path, run: Run) -> Path:
     variant = ["--variant", run.variant] if run.variant else []
     places = {"annotations": output / run.benchmark, "videos": output / layout.videos / "videos", "output": data}
     frames = {"frames.per_clip": run.keys.get("frames", FRAMES)}
-    if not (data / "manifest.json").exists():
-        call("gexia", "import", run.benchmark, *variant, *flags({**places, **frames}))
+    command = ["-m", "gexia", "import", run.benchmark, *variant, *flags({**places, **frames})]
+    run_once(data / "manifest.json", command, **ONE_THREAD)
     return data
 
 
@@ -121,7 +110,7 @@ def finetuned(output: Path, name: str, seed: int, size: Size) -> dict:
         places = {"data": imported(output, run), "checkpoint": pretrained(output, size), "output": folder}
         config = ["--config", str(ROOT / f"configs/finetune/{run.config}.yaml")]
         folder.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(1)
         with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
             finetune(parse(FinetuneConfig, [*config, *flags({**places, **keys, "seed": seed})]))
     return json.loads((folder / "results.json").read_text())
@@ -145,12 +134,23 @@ def rows(name: str, found: dict) -> list[dict]:
 
 
 def table(found: list[dict]) -> str:
-    lines = ["| benchmark | what | n | seed | chance | before | after |", "|---|---|--:|--:|--:|--:|--:|"]
+    """A line a measure: before, after and their difference over the seeds."""
+    measures: dict[tuple[str, str], list[dict]] = {}
     for row in found:
-        digits = 3 if row["what"].endswith("MSE") else 1
-        values = " | ".join(f"{row[key]:.{digits}f}" for key in ("chance", "before", "after"))
-        lines.append(f"| {row['benchmark']} | {row['what']} | {row['n']} | {row['seed']} | {values} |")
+        measures.setdefault((row["benchmark"], row["what"]), []).append(row)
+    lines = ["| benchmark | what | n | seeds | chance | before | after | difference |", "|---|---|--:|--:|--:|--:|--:|--:|"]
+    for (benchmark, what), seeds in measures.items():
+        digits = 3 if what.endswith("MSE") else 1
+        gained = [row | {"difference": row["after"] - row["before"]} for row in seeds]
+        values = " | ".join(spread([row[key] for row in gained], digits) for key in ("before", "after", "difference"))
+        chance = f"{seeds[0]['chance']:.{digits}f}"
+        lines.append(f"| {benchmark} | {what} | {seeds[0]['n']} | {len(seeds)} | {chance} | {values} |")
     return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def experiment(output: Path, names: list[str], seeds: list[int], size: Size) -> list[dict]:
