@@ -66,7 +66,8 @@ class Timeline:
     end_ms: int
     exact: bool
     container: str
-    pixel_aspect: Fraction | None
+    size: tuple[int, int]  # width and height as coded, before any rotation
+    pixel_aspect: Fraction | None  # of those pixels
 
 
 def scan(
@@ -97,14 +98,15 @@ def scan(
             pass  # a cut file: what came before is whole
         pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
         packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
-        timeline = _timeline(*packets, stream.time_base, container.format.name, stream.sample_aspect_ratio)
+        shape = (stream.width, stream.height), stream.sample_aspect_ratio
+        timeline = _timeline(*packets, stream.time_base, container.format.name, *shape)
     if timeline.end_ms > limits.hours * 3_600_000:
         long = f"timestamps span {timeline.end_ms / 3_600_000:.1f} hours"
         raise VideoError("too_large", f"{long}, at most {limits.hours:g} are read")
     return timeline
 
 
-def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, pixel_aspect) -> Timeline:
+def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, size, pixel_aspect) -> Timeline:
     # Nothing before the first keyframe can be shown, nor what is shown before it: those frames refer to an older one.
     first_key = int(key.argmax()) if key.any() else 0
     shown = shown & (np.arange(len(pts)) >= first_key)
@@ -125,7 +127,7 @@ def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: st
     last = _milliseconds(duration[packets[order[-1:]]], time_base)[0]
     step = int(np.median(np.diff(ms))) if len(ms) > 1 else 1
     end_ms = int(ms[-1]) + max(int(last) or step, 1)
-    return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, pixel_aspect)
+    return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, size, pixel_aspect)
 
 
 def _milliseconds(ticks: np.ndarray, time_base: Fraction) -> np.ndarray:

@@ -112,7 +112,7 @@ def read_frames(data: bytes, positions: Iterable[int] | Callable[[int], Iterable
     for position, frame in DECODERS["pyav"](file, timeline, np.unique(positions), lambda: None):
         if frame is None:
             raise VideoError("corrupt", f"frame {position} cannot be decoded")
-        found[position] = _scaled(frame, max(frame.width, frame.height), timeline.pixel_aspect)
+        found[position] = _scaled(frame, max(frame.width, frame.height), timeline)
     return [found[position] for position in positions]
 
 
@@ -130,7 +130,7 @@ def _read(
     wanted = np.array(sorted(wanted_by), np.int64)
     try:
         for position, frame in DECODERS[decoder](path, timeline, wanted, lambda: progress(current)):
-            picture = None if frame is None else _Picture(_scaled(frame, recipe.short_side, timeline.pixel_aspect), convert)
+            picture = None if frame is None else _Picture(_scaled(frame, recipe.short_side, timeline), convert)
             for clip in wanted_by.pop(position):
                 clip.add(position, picture)
                 if position == clip.selection.last:
@@ -196,10 +196,13 @@ class _Clip:
             self._encoder.discard()
 
 
-def _scaled(frame: av.VideoFrame, short_side: int, pixel_aspect: Fraction | None) -> np.ndarray:
+def _scaled(frame: av.VideoFrame, short_side: int, timeline: Timeline) -> np.ndarray:
     """A decoded frame as it is shown: uint8 [H, W, 3] RGB."""
     turns = frame.rotation // 90 % 4
-    width, height = target_size(frame.width, frame.height, pixel_aspect, short_side)
+    if (frame.height, frame.width) == timeline.size != (frame.width, frame.height):  # the decoder has turned it
+        height, width = target_size(*timeline.size, timeline.pixel_aspect, short_side)
+    else:
+        width, height = target_size(frame.width, frame.height, timeline.pixel_aspect, short_side)
     scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=_SCALER)
     return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
 

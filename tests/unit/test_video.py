@@ -45,6 +45,7 @@ def folder(tmp_path_factory):
     for name, codec in FILES.items():
         pattern_video(folder / name, *codec)
     pattern_video(folder / "variable_rate.mp4", filter=VARIABLE_RATE)
+    pattern_video(folder / "wide_pixels.mp4", filter="setsar=2")  # shown twice as wide as they are high
     # Cut between keyframes without encoding: an edit list hides the frames before the cut.
     ffmpeg("-ss", "1.5", "-i", folder / "open_gop.mp4", "-c", "copy", folder / "edit_list.mp4")
     return folder
@@ -140,12 +141,13 @@ def test_a_clip_says_which_decoder_read_it(folder, monkeypatch):
 
 @pytest.mark.parametrize("decoder", EVERY_DECODER)
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_flags_turn_the_picture(folder, tmp_path, degrees, decoder):
+@pytest.mark.parametrize("name, width", [("open_gop.mp4", 256), ("wide_pixels.mp4", 512)])
+def test_rotation_flags_turn_the_picture_and_its_pixels(folder, tmp_path, degrees, decoder, name, width):
     turned = tmp_path / f"{degrees}.mp4"
-    ffmpeg("-i", folder / "open_gop.mp4", "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
+    ffmpeg("-i", folder / name, "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
     (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], Recipe(per_clip=1, decoders=(decoder,)))
     assert clip.decoder == decoder
-    assert clip.frames[0].shape == ((64, 256, 3) if degrees == 180 else (256, 64, 3))
+    assert clip.frames[0].shape == ((64, width, 3) if degrees == 180 else (width, 64, 3))
     assert shown_ms(np.rot90(clip.frames[0], -degrees // 90)) == clip.frame_ms[0]
 
 
