@@ -73,6 +73,12 @@ def _check_decoders(decoders: list[str]) -> None:
         module = _DECODER_MODULES[name]
         if importlib.util.find_spec(module) is None:
             raise UserError(f"frames.decoders: {name} is not installed; pip install {module}, or leave it out")
+    if "torchcodec" in decoders:  # it may be there and find no FFmpeg that it can use
+        try:
+            importlib.import_module("torchcodec")
+        except (ImportError, RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"frames.decoders: torchcodec cannot be loaded ({reason}); leave it out") from None
 
 
 def _check_mp4(frames: FramesConfig) -> None:

@@ -1,6 +1,7 @@
 """Rows extracted and composed without Ray: what each frames policy and format stores, down to the pixels."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -147,3 +148,14 @@ def test_absurd_videos_are_ledger_rows(table, tmp_path, limit):
 def test_settings_that_cannot_be_are_named(table, tmp_path, wrong, told):
     with pytest.raises(UserError, match=told):
         expand(table, tmp_path / "never", **wrong)
+
+
+def test_a_torchcodec_that_finds_no_ffmpeg_is_told_at_the_start(table, tmp_path, monkeypatch):
+    folder = tmp_path / "torchcodec"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('Could not load libtorchcodec.\\nmany more lines')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match="torchcodec cannot be loaded .Could not load libtorchcodec"):
+        expand(table, tmp_path / "never", decoders=["torchcodec"])
