@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, gather_object
 from tqdm import tqdm
 
 from shards.errors import UserError
@@ -39,13 +40,14 @@ def make_ready(model: GexiaModel, config) -> None:
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
-    """Processes, device and precision as `accelerate launch` says."""
+    """Processes, device and precision as `accelerate launch` says. Raises UserError for trackers that are not there."""
+    check_trackers(config.trackers)
     # A step uses the parts that its stream needs: an image at #iter 0 leaves the IAM alone. No buffer ever changes.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         log_with=config.trackers or None,
-        project_dir=config.output,
+        project_config=ProjectConfiguration(config.output, logging_dir=f"{config.output}/logs"),
         kwargs_handlers=[wrapper],
     )
     one_of_many = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
@@ -56,6 +58,16 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             file=sys.stderr,
         )
     return accelerator
+
+
+def check_trackers(names: list[str]) -> None:
+    """Accelerate passes over a tracker whose package is missing without a word."""
+    installed = set(map(str, get_available_trackers()))
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"trackers: {name!r} is none; there are {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in installed:
+            raise UserError(f"trackers: {name} is not installed; pip install {name.replace('_', '-')}, or leave it out")
 
 
 def end_diverged(accelerator: Accelerator, output: Path, batch, result: StepResult) -> None:
@@ -204,7 +216,8 @@ class Journal:
         self._meter, self._start, self._peak_flops = Meter(), start, peak_flops
         self._began = self._since = time.perf_counter()  # the run here; its current step
         if config.trackers:
-            accelerator.init_trackers("logs")
+            wandb = {"name": Path(config.output).resolve().name, "dir": f"{config.output}/logs"}
+            accelerator.init_trackers("gexia", init_kwargs={"wandb": wandb, "trackio": {"name": wandb["name"]}})
         if accelerator.is_main_process:
             path = Path(config.output) / "metrics.jsonl"
             drop_after(path, start)

@@ -1,0 +1,25 @@
+"""What surrounds the steps of a training."""
+
+import pytest
+
+from shards.errors import UserError
+from trainer import loop
+from trainer.loop import Meter, check_trackers
+
+
+def test_a_tracker_that_is_not_there_is_an_error(monkeypatch):
+    check_trackers([])
+    with pytest.raises(UserError, match="trackers: 'wdb' is none; there are .*tensorboard, wandb"):
+        check_trackers(["wdb"])
+    monkeypatch.setattr(loop, "get_available_trackers", lambda: [])
+    with pytest.raises(UserError, match="wandb is not installed; pip install wandb"):
+        check_trackers(["wandb"])
+
+
+def test_records_of_steps_become_means_and_rates():
+    meter = Meter()
+    for seconds, waited, loss in ((1.0, 0.5, 3.0), (3.0, 0.5, 1.0)):
+        cost = {"seconds": seconds, "data_wait": waited, "samples": 8, "frames": 32, "memory_gib": seconds, "mfu": 1 / seconds}
+        meter.add({"stream": "lv", "loss": {"long": loss}, "R@1": {"long": 0.5}, **cost})
+    rates = {"samples_per_second": 4.0, "frames_per_second": 16.0, "data_wait": 0.25, "mfu": 0.5, "memory_gib": 3.0}
+    assert meter.summary() == {"loss/lv/long": 2.0, "R@1/lv/long": 0.5} | rates
