@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> None:
             rows = retrieval.evaluate(accelerator, model, dataset, here, config.batch, loader, cache)
         else:
             task = create_task(config, model, dataset, here)
-            rows = task.evaluate(accelerator, dataset, format.SHORT, here[format.SHORT], config.batch, loader)
+            rows = task.evaluate(accelerator, dataset, format.SHORT, here[format.SHORT], config.batch, loader, cache)
         found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
         write(config, recipes, model_digest(model), found)

@@ -13,8 +13,10 @@ frames, so arms of equally many steps cost the same. What is done is kept: the s
 
 import argparse
 import json
+import os
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from ops.demo.world import write_text
 from ops.runs import launcher, run_once
 
 FRAMES = 288  # encoded by a step of any stream
+LANES = os.cpu_count() or 1  # runs at a time, of one thread each: so small a model gains little from a second
 
 SHORT = {"folder": "short", "texts": ["caption"], "iter": {"video": 1, "caption": 1}, "frames": 4, "batch": FRAMES // 4}
 IMAGE = {"folder": "image", "texts": ["caption"], "iter": {"video": 0, "caption": 1}, "frames": 1, "batch": FRAMES}
@@ -83,7 +86,7 @@ def run_arm(output: Path, arm: str, seed: int, steps: int) -> dict:
     folder = output / "runs" / slug(arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(training(arm, steps)))
-    launch = launcher(ranks=1)
+    launch = launcher(ranks=1, threads=1)
     train = ["trainer/pretrain.py", "--config", folder / "config.yaml", "--data", output / pairs]
     run_once(folder / "model/config.json", [*launch, *train, "--output", folder, "--seed", seed])
     counts = {"long": long_stream(iterations)["iter"]}
@@ -158,8 +161,10 @@ def main() -> None:
     prepare(output, args.sources, args.val_sources, args.scenes)
     reports: dict[str, list[dict]] = {arm: [] for arm in args.arms}
     runs = [(arm, seed) for seed in args.seeds for arm in args.arms]
-    for arm, seed in tqdm(runs, unit="run", disable=not sys.stderr.isatty()):
-        reports[arm].append(run_arm(output, arm, seed, args.steps))
+    with ThreadPoolExecutor(LANES) as lanes:
+        found = lanes.map(lambda run: run_arm(output, *run, args.steps), runs)
+        for (arm, _), report in zip(runs, tqdm(found, total=len(runs), unit="run", disable=not sys.stderr.isatty())):
+            reports[arm].append(report)
     settings = {name: getattr(args, name) for name in ("sources", "val_sources", "scenes", "steps")}
     write(output, reports, args.seeds, settings)
 

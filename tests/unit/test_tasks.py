@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from make_labelled import COLOURS, make_labelled
 
 from shards.errors import UserError
@@ -14,7 +15,7 @@ from trainer.losses import LossConfig
 from trainer.models.gexia import GexiaModel
 from trainer.stream import evaluation_batches
 from trainer.tasks import TASKS, task_class
-from trainer.tasks.base import TaskConfig
+from trainer.tasks.base import Recipe, TaskConfig
 from trainer.tasks.prompts import TEMPLATES, class_embeddings
 from trainer.tasks.saved import create, pack, unpack
 
@@ -186,3 +187,13 @@ def test_data_without_a_tasks_fields_is_refused(dataset, model):
     for name in TASKS.keys() - {"retrieval"}:
         with pytest.raises(UserError, match="task.name"):
             create(TaskConfig(name=name), model, ITER, nothing)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_an_evaluation_with_kept_embeddings_says_the_same_and_encodes_no_video(dataset, model, name, tmp_path, monkeypatch):
+    task = make(name, dataset, model)
+    asked = Accelerator(cpu=True), dataset, SHORT, Recipe(ITER, 2), 7, DataConfig(split="test", size=32, workers=0)
+    expected = task.evaluate(*asked)
+    assert task.evaluate(*asked, tmp_path) == expected and list(tmp_path.iterdir())
+    monkeypatch.setattr(model, "encode_video", None)
+    assert task.evaluate(*asked, tmp_path) == expected

@@ -6,6 +6,7 @@ fields of a sample's json it reads, makes tensors of a batch, answers, and has a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from shards.errors import UserError
 from shards.reader import Dataset
 from trainer import results
 from trainer.data_config import DataConfig
+from trainer.embeddings import VIDEO, Embedder
 from trainer.losses import LossConfig
 from trainer.models.dropout import row_keys
 from trainer.order import derive_key
@@ -116,7 +118,9 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def video(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Embeddings, [B, D]."""
+        """Embeddings, [B, D]: made here, or kept from before."""
+        if "video" in inputs:
+            return inputs["video"]
         frames = inputs["frames"], inputs["frame_mask"]
         return self.model.encode_video(*frames, self.iterations["video"], inputs.get("keys"))
 
@@ -143,9 +147,16 @@ class Task(nn.Module):
         recipe: Recipe,
         batch: int,
         loader: DataConfig,
+        folder: Path | None = None,
     ) -> list[dict]:
-        """Results (see results.py) on the split `loader.split`, spread over ranks; the same list on all of them."""
-        found = self._predict(accelerator, dataset, granularity, recipe, batch, loader)
+        """Results (see results.py) on the split `loader.split`, spread over ranks; the same list on all of them.
+
+        `folder` keeps the embeddings.
+        """
+        was_training = self.training
+        self.eval()
+        found = self._predict(accelerator, dataset, granularity, recipe, batch, loader, folder)
+        self.train(was_training)
         metrics, chance = self.measure(found)
         result = {"task": self.name, "granularity": granularity, "protocol": self.protocol(), "metrics": metrics}
         n = len(next(iter(found.values())))
@@ -153,26 +164,33 @@ class Task(nn.Module):
         return [{**result, "chance": chance, "n": n, **covered}]
 
     @torch.no_grad()
-    def _predict(self, accelerator, dataset, granularity, recipe, batch, loader) -> dict[str, Tensor]:
+    def _predict(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> dict[str, Tensor]:
         ranks = accelerator.process_index, accelerator.num_processes
-        shape = granularity, list(self.views), recipe.frames, batch
+        kept = self._kept_videos(accelerator, dataset, granularity, recipe, batch, loader, folder) if folder else {}
+        shape = granularity, list(self.views), 1 if kept else recipe.frames, batch
         batches = evaluation_batches(
             dataset, loader.split, *shape, *ranks, loader, self.model.tokenizer(), self.fields, self.required
         )
-        was_training = self.training
-        self.eval()
         parts = []
         for part in batches:
             inputs = to_device(self.inputs(part), accelerator.device)
+            if kept:
+                inputs["video"] = torch.stack([kept[sample_id] for sample_id in part.sample_ids])
             with accelerator.autocast():
                 answers = self(inputs)
             parts.append({name: rows.cpu() for name, rows in self.predictions(answers, inputs).items()})
-        self.train(was_training)
         parts = gather_object(parts)
         if not parts:
             needed = ", ".join(self.required)
             raise UserError(f"{dataset.url}: no sample of the split {loader.split} has what {self.name} needs: {needed}")
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _kept_videos(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> dict[str, Tensor]:
+        """Sample id -> embedding of its video; nothing where samples are missing, which a second reading may find."""
+        embed = Embedder(accelerator, self.model, batch, loader, folder)
+        videos = embed(dataset, granularity, recipe.frames, {VIDEO: self.iterations[VIDEO]})[VIDEO]
+        whole = len(videos.sample_ids) == sum(shard.samples for shard in dataset.select(loader.split, granularity))
+        return dict(zip(videos.sample_ids, videos.rows)) if whole else {}
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Retrieval as a task: trained by the contrastive loss, measured by `retrieval.evaluate`."""
 
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -51,10 +53,11 @@ class VideoText(Task):
         recipe: Recipe,
         batch: int,
         loader: DataConfig,
+        folder: Path | None = None,
     ) -> list[dict]:
         was_training = self.training
         self.eval()
-        found = retrieval.evaluate(accelerator, self.model, dataset, {granularity: recipe}, batch, loader)
+        found = retrieval.evaluate(accelerator, self.model, dataset, {granularity: recipe}, batch, loader, folder)
         self.train(was_training)
         how = "fine-tuned" if self.trained else "zero-shot"
         return [{**result, "protocol": f"{how}, {result['protocol']}"} for result in found]
