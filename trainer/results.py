@@ -16,6 +16,7 @@ and whatever else a task has to say.
 import json
 import os
 from collections.abc import Iterable
+from itertools import starmap
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -66,14 +67,15 @@ def _table(names: list[str], results: list[dict]) -> list[str]:
     lines = [_line(["samples", "protocol", *names, "videos"]), "|---|---|" + "--:|" * (len(names) + 1)]
     for result, following in zip(results, [*results[1:], None]):
         what = f"{result['n']:,} {result['granularity']}"
-        lines.append(_line([what, result["protocol"], *_values(result["metrics"]), _videos(result)]))
+        lines.append(_line([what, result["protocol"], *starmap(shown, result["metrics"].items()), _videos(result)]))
         if following is None or (following["chance"], following["n"]) != (result["chance"], result["n"]):
-            lines.append(_line([what, "chance", *_values(result["chance"]), ""]))
+            lines.append(_line([what, "chance", *starmap(shown, result["chance"].items()), ""]))
     return lines
 
 
-def _values(metrics: dict[str, float]) -> list[str]:
-    return [f"{value:.{DECIMALS.get(name, 1)}f}" for name, value in metrics.items()]
+def shown(name: str, value: float | None) -> str:
+    """A metric as a table has it."""
+    return "" if value is None else f"{value:.{DECIMALS.get(name, 1)}f}"
 
 
 def _videos(result: dict) -> str:

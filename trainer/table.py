@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shards import storage
 from shards.errors import UserError
+from trainer.results import shown
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -83,18 +84,13 @@ def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -
     for row in rows:
         of = "" if row["of_videos"] is None else f" of {row['of_videos']:,}"
         where = f"{row['videos']:,}{of}", row["digest"][:8], "measured here"
-        lines.append(_line([row["run"], row["protocol"], *_values(row["metrics"], names), *where]))
+        lines.append(_line([row["run"], row["protocol"], *(shown(name, row["metrics"].get(name)) for name in names), *where]))
     chances = list(dict.fromkeys(tuple(row["chance"].get(name) for name in names) for row in rows))
-    lines += [_line(["chance", "", *_values(dict(zip(names, chance)), names), "", "", ""]) for chance in chances]
+    lines += [_line(["chance", "", *map(shown, names, chance), "", "", ""]) for chance in chances]
     for figure in known:
         source = f"{figure['paper']}, {figure['table']}"
-        lines.append(_line([figure["model"], figure["setting"], *_values(figure["metrics"], names), "", "", source]))
+        lines.append(_line([figure["model"], figure["setting"], *(shown(name, figure["metrics"].get(name)) for name in names), "", "", source]))
     return "\n".join(lines) + "\n"
-
-
-def _values(metrics: dict[str, float], names: list[str]) -> list[str]:
-    values = (metrics.get(name) for name in names)
-    return ["" if value is None else f"{value:.{3 if abs(value) < 1 else 1}f}" for value in values]
 
 
 def _line(cells: list[str]) -> str:
