@@ -2,8 +2,8 @@
 
 A child lives as long as its worker process and takes one video after another. No sign of life for
 `frames.timeout_seconds`, or a crash, costs the clip in progress; the rest of the video goes on in a new child. A video
-that costs two children is quarantined: its remaining clips fail without another try. Where nothing else came of the
-video either, the next decoders get what was lost.
+that costs two children is quarantined: its remaining clips fail without another try. The next decoders get what was
+lost; where other clips of the video were read, those of them that tell damage.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from pathlib import Path
 from gex_pipeline.config import FramesConfig
 from gex_pipeline.decode_child import pack, unpack
 from gex_pipeline.errors import TRANSIENT_ERRNOS, Transient
+from shards.decoders import TELL_DAMAGE
 
 _START_SECONDS = 120  # for a new child on a machine that is very busy
 _KILL_SECONDS = 5
@@ -75,12 +76,15 @@ def read_clips(
             lost.append(result)
         else:
             yield result
-    if decoded or len(config.decoders) == 1:  # of a file that is half damaged, the others would not tell which half
+    # Of a file that is half damaged, those that do not tell damage would not say which half.
+    others = [name for name in config.decoders[1:] if not decoded or name in TELL_DAMAGE]
+    if not lost or not others:
         yield from lost
-    elif lost:
-        wanted = {result.clip_id for result in lost}
-        others = replace(config, decoders=config.decoders[1:])
-        yield from _read_clips(path, [request for request in requests if request[0] in wanted], others)
+        return
+    reasons = {result.clip_id: result for result in lost}
+    again = [request for request in requests if request[0] in reasons]
+    for result in read_clips(path, again, replace(config, decoders=others)):
+        yield reasons[result.clip_id] if isinstance(result, FailedClip) else result
 
 
 def _read_clips(path: str, requests: list[tuple], config: FramesConfig) -> Iterator[DecodedClip | FailedClip]:

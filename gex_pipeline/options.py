@@ -77,7 +77,7 @@ def _check_decoders(decoders: list[str]) -> None:
         try:
             importlib.import_module("torchcodec")
         except (ImportError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = cluster.first_line(error)
             raise UserError(f"frames.decoders: torchcodec cannot be loaded ({reason}); leave it out") from None
 
 

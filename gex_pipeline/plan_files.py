@@ -16,6 +16,7 @@ from gex_pipeline.catalog import CLIP_SCHEMA
 from shards import scratch, storage
 from shards.errors import DatasetError, UserError
 from shards.format import canonical_json, digest
+from shards.reader import parse_parquet
 
 VERSION = 1
 PART_CLIPS = 1 << 17  # about this many clips a part: some 20 MB
@@ -82,8 +83,7 @@ def write(plan: Plan, root: str) -> dict:
 def read(root: str) -> tuple[dict, pa.Table]:
     """plan.json, and the table of rows: row, split, clips, groups, long, part."""
     record = _read_record(root)
-    with storage.open_read(storage.join(root, "plan", "rows.parquet")) as file:
-        return record, pq.read_table(file)
+    return record, parse_parquet(storage.read_bytes(storage.join(root, "plan", "rows.parquet")))
 
 
 def read_row(root: str, row: int) -> pa.Table:

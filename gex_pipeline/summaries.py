@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from shards import storage
 from shards.errors import UserError
 from shards.format import digest
+from shards.reader import parse_parquet
 
 FOLDER = "summaries"
 
@@ -73,7 +74,7 @@ def size(root: str, row: int) -> int:
 
 def read(root: str, row: int) -> pa.Table:
     """A row's summaries (`SCHEMA`), in the order of its long texts."""
-    return pq.read_table(io.BytesIO(storage.read_bytes(path(root, row))))
+    return parse_parquet(storage.read_bytes(path(root, row)))
 
 
 def write_once(root: str, row: int, lines: list[dict]) -> pa.Table:

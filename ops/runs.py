@@ -1,6 +1,7 @@
 """How experiments and benchmarks run the project's own commands."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 from ops.demo import world
 
 ROOT = Path(__file__).parents[1]
+ON_CPU = {"ACCELERATE_USE_CPU": "true"}  # environment of trainings that stay off a GPU
 
 
 def launcher(ranks: int, threads: int | None = None) -> list[str]:
@@ -30,6 +32,15 @@ def environment(**more: str) -> dict[str, str]:
     # Threads that wait by spinning take the core from those they wait for, wherever anything else runs: on a busy
     # two-core machine a training step took six times as long.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **more}
+
+
+def claim(output: Path, settings: dict) -> None:
+    """Note what an output folder is made with; SystemExit where it was made with something else."""
+    path, text = output / "settings.json", json.dumps(settings, sort_keys=True, indent=1)
+    if path.exists() and path.read_text() != text:
+        sys.exit(f"error: {output} was made with other settings ({path}); choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def run_once(result: Path, command: list, **more: str) -> None:

@@ -32,7 +32,7 @@ def make_ready(model: GexiaModel, config) -> None:
     if config.loader.size != model.image_tower.size:
         raise UserError(f"loader.size: {config.loader.size}, but the model takes {model.image_tower.size}")
     if config.loss.kind == "sigmoid" and model.logit_bias is None:
-        raise UserError("loss.kind: sigmoid needs a model with a bias; add init_logit_bias (-10) to its architecture")
+        raise UserError("loss.kind: sigmoid needs a model with a bias: one whose architecture has init_logit_bias (-10)")
     if config.loss.kind == "infonce" and model.logit_bias is not None:
         model.logit_bias.requires_grad_(False)  # InfoNCE cannot see it
     if config.grad_checkpointing:
@@ -197,7 +197,9 @@ class Meter:
         seconds = self._sums["seconds"]
         found = {name: sum(values) / len(values) for name, values in self._values.items()}
         found |= {f"{what}_per_second": self._sums[what] / seconds for what in ("samples", "frames")}
-        found |= {what: self._sums[what] / seconds for what in ("data_wait", "mfu") if what in self._sums}
+        found["data_wait_share"] = self._sums["data_wait"] / seconds
+        if "mfu" in self._sums:
+            found["mfu"] = self._sums["mfu"] / seconds
         return found | {"memory_gib": self._memory_gib}
 
 
@@ -240,7 +242,7 @@ class Journal:
 
     def _cost(self, batch: Batch, result: StepResult, waited: float) -> dict[str, float]:
         """What the step took and gave: seconds since the last one, those of them for data, samples and frames of all
-        ranks, this rank's peak memory so far, MFU on a known GPU."""
+        ranks (this one's times their number), this rank's peak memory so far, MFU on a known GPU."""
         now, ranks = time.perf_counter(), self._accelerator.num_processes
         seconds, self._since = now - self._since, now
         found = {"seconds": seconds, "data_wait": waited, "samples": ranks * len(batch.sample_ids)}
@@ -259,7 +261,7 @@ class Journal:
         mfu = f" | MFU {values['mfu']:.0%}" if "mfu" in values else ""
         tqdm.write(
             f"step {step}/{self._config.steps} | {', '.join(losses)} | {values['samples_per_second']:.0f} samples/s, "
-            f"{values['frames_per_second']:.0f} frames/s | data wait {values['data_wait']:.0%} | "
+            f"{values['frames_per_second']:.0f} frames/s | data wait {values['data_wait_share']:.0%} | "
             f"{values['memory_gib']:.1f} GiB{mfu} | lr {values['lr']:.2e} | grad {values['grad_norm']:.2f} | "
             f"scale {values['scale']:.1f} | eta {eta // 60}:{eta % 60:02d}"
         )

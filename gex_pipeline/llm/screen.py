@@ -10,7 +10,6 @@ import re
 from gex_pipeline.summaries import LongText
 
 _ANSWER = r"(answer|summary|response|reply|output|caption|description)s?"
-_TRUE = "(real|true|correct|actual)"  # captions or video, beside which those that were read are to count as false
 _INSTRUCTION = re.compile(
     rf"""
     \b(ignore|disregard|forget|override|discard)\b.{{0,40}}
@@ -25,10 +24,12 @@ _INSTRUCTION = re.compile(
     | ^\W*(please\s+|now\s+|instead,?\s+)*(say|print|output|write|repeat|return)\b.*\b(only|the\s+words?|exactly|instead)\b
     | \b(your|the)\s+(final\s+)?{_ANSWER}\s+(must|should|has\s+to|needs\s+to|is\s+to)\b
     | \binstead\s+of\s+(a\s+|the\s+|this\s+)?(summari[sz]ing|{_ANSWER})\b
-    | \b(summary|summari[sz]e)\b
-    | \b(these|all(\s+the)?\s+other|{_TRUE}|end\s+of(\s+the)?)\s+captions?\b
-    | \b{_TRUE}\s+(video|clip|footage|scene)\b | \bvideo\s+is\s+(really|actually|in\s+fact)\b | ^\W*next\s+video\b
-    | \b(to|for|dear|hey|hello|attention,?)\s+(the\s+|an?\s+|any\s+|all\s+)?(ai|llm|language\s+model|chat\s?bot|summari[sz]er)s?\b
+    | ^\W*(please\s+|now\s+|only\s+|do\s+not\s+|don't\s+|stop\s+)*summari[sz](e|ing)\b
+    | \b(your|this)\s+summary\b | \bsummary\s+of\s+(this|the|these|all)\s+(video|clip|captions?|text)s?\b
+    | \b(these|all(\s+the)?\s+other|real|true|correct|actual|end\s+of(\s+the)?)\s+captions?\b
+    | \bvideo\s+is\s+(really|actually|in\s+fact)\s+about\b | ^\W*next\s+(video|clip)\s*:
+    | \b(dear|hey|hello|attention,?|(message|note|word)\s+(to|for))\s+(the\s+|an?\s+|any\s+|all\s+)?
+        (ai|llm|language\s+model|chat\s?bot|summari[sz]er)s?\b
     | \b(chatgpt|large\s+language\s+model)\b
     """,
     re.I | re.X,

@@ -12,6 +12,8 @@ config's: short samples of 8 frames, or long ones of 32. What this script does n
 
 import argparse
 import json
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import yaml
 
 from ops.bench.common import emit
 from ops.runs import ROOT, expanded_world, launcher, run_once
+from shards.errors import UserError
 from trainer.loop import Meter
 from trainer.models.towers import architecture
 
@@ -71,14 +74,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="that are measured")
     parser.add_argument("--warmup", type=int, default=20, help="steps before them")
     args, rest = parser.parse_known_args()
-    with tempfile.TemporaryDirectory(prefix="gexia-step-") as work:
-        found = measure(args, rest, Path(work).resolve())
+    work = Path(tempfile.mkdtemp(prefix="gexia-step-")).resolve()
+    try:
+        found = measure(args, rest, work)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    shutil.rmtree(work)  # a run that failed leaves its log
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows = [(name.replace("_per_second", ""), found[name], unit) for name, unit in UNITS.items() if name in found]
     target = "data-wait share at most 0.02, MFU at least 0.45" if device != "CPU" else "data-wait share at most 0.05"
     about = {"model": args.model or args.config, "device": device, "precision": args.precision, "steps": args.steps}
     about |= {"frames a sample": args.frames, "batch": args.batch} if args.model else {}
-    emit("step", rows, found["data_wait"], target, **about, more=rest)
+    emit("step", rows, found["data_wait_share"], target, **about, more=rest)
 
 
 if __name__ == "__main__":

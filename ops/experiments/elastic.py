@@ -28,11 +28,11 @@ import yaml
 
 from ops.demo.world import write_text
 from ops.experiments.noted import samples
-from ops.runs import ROOT, environment, expanded_world, fail, kill_all, launcher, log_of, run_once
+from ops.runs import ON_CPU, ROOT, claim, environment, expanded_world, fail, kill_all, launcher, log_of, run_once
 
 RANKS = (2, 2, 1)  # processes of the killed run: from its start, after the first kill, after the second
 STEPS_AFTER, TOLERANCE = 5, 1e-5
-CPU = {"ACCELERATE_USE_CPU": "true"}
+MIN_STEPS = 24  # for two kills with steps to compare behind each
 
 
 def training(steps: int) -> dict:
@@ -59,7 +59,7 @@ def killed_run(output: Path, data: Path, seed: int, kills: list[int]) -> None:
     for ranks, kill in zip(RANKS, [*kills, None]):
         with log_of(output).open("a") as log:
             train = [sys.executable, *map(str, command(output, data, ranks, seed))]
-            process = subprocess.Popen(train, cwd=ROOT, env=environment(**CPU), stdout=log, stderr=log)
+            process = subprocess.Popen(train, cwd=ROOT, env=environment(**ON_CPU), stdout=log, stderr=log)
         try:
             wait_for_step(output, kill, process)
         finally:
@@ -86,7 +86,7 @@ def losses(output: Path) -> dict[int, dict[str, float]]:
 def recalls(output: Path, data: Path) -> dict[str, float]:
     """R@1 (%) of each granularity on the held-out sources: the mean over its texts and both directions."""
     options = ["--checkpoint", output / "model", "--data", data, "--task", "retrieval", "--output", output]
-    run_once(output / "retrieval.json", [*launcher(ranks=1), "trainer/evaluate.py", *options], **CPU)
+    run_once(output / "retrieval.json", [*launcher(ranks=1), "trainer/evaluate.py", *options], **ON_CPU)
     found: dict[str, list[float]] = {}
     for result in json.loads((output / "retrieval.json").read_text())["datasets"][0]["results"]:
         found.setdefault(result["granularity"], []).append(result["metrics"]["R@1"])
@@ -101,7 +101,7 @@ def resumes(output: Path) -> list[tuple[int, int]]:
 
 def difference(killed: dict, calm: dict, done: int) -> float:
     """The largest difference between losses of the steps after a resume at `done`."""
-    steps = range(done + 1, done + 1 + STEPS_AFTER)
+    steps = sorted(calm)[done : done + STEPS_AFTER]
     return max(abs(killed[step][view] - loss) for step in steps for view, loss in calm[step].items())
 
 
@@ -123,7 +123,7 @@ def compare(output: Path, data: Path, seeds: list[int], kills: list[int]) -> tup
     runs[f"killed, seed {seeds[0]}"] = ended
     lines += [f"| {run} | {' | '.join(f'{values[name]:.1f}' for name in names)} |" for run, values in runs.items()]
     close = all(within_spread(name, list(runs.values())) for name in names)
-    verdicts = {"restarts": went_on, "sample ids": same, "losses": max(differences) <= TOLERANCE, "recall": close}
+    verdicts = {"restarts": went_on, "sample ids": same, "losses": max(differences, default=1) <= TOLERANCE, "recall": close}
     lines += ["", ", ".join(f"{what}: {'holds' if holds else 'DOES NOT HOLD'}" for what, holds in verdicts.items())]
     return "\n".join(lines) + "\n", all(verdicts.values())
 
@@ -142,12 +142,15 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
+    if args.steps < MIN_STEPS:
+        parser.error(f"--steps: at least {MIN_STEPS}")
     output = args.output.resolve()
+    claim(output, {name: getattr(args, name) for name in ("sources", "val_sources", "steps")})
     data = expanded_world(output, args.sources, args.val_sources)
     write_text(output / "config.yaml", yaml.safe_dump(training(args.steps)))
     for seed in args.seeds:
         calm = output / f"calm-{seed}"
-        run_once(calm / "model/config.json", command(calm, data, RANKS[0], seed), **CPU)
+        run_once(calm / "model/config.json", command(calm, data, RANKS[0], seed), **ON_CPU)
     moment = random.Random(args.steps)
     kills = [int(args.steps * moment.uniform(*share)) for share in ((0.2, 0.45), (0.55, 0.8))]
     killed_run(output / "killed", data, args.seeds[0], kills)

@@ -14,15 +14,16 @@ import json
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from ops.demo import benchmarks, world
-from ops.runs import ROOT, run_once
+from ops.runs import ON_CPU, ROOT, claim, run_once
+from shards.errors import UserError
 
 JOBS = os.cpu_count() or 1  # with one thread each: so small a model gains little from a second, much from a second run
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", **ON_CPU}
 FRAMES = 4  # of a scene, which has 20
 MODEL_STREAM = "{svst: {folder: short, texts: [caption], iter: {video: 1, caption: 1}, frames: 4, batch: 64}}"
 # What the configs are scaled down to: the tiny model from scratch on two CPU cores. Without workers, as evaluations are
@@ -111,8 +112,11 @@ def finetuned(output: Path, name: str, seed: int, size: Size) -> dict:
         config = ["--config", str(ROOT / f"configs/finetune/{run.config}.yaml")]
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-            finetune(parse(FinetuneConfig, [*config, *flags({**places, **keys, "seed": seed})]))
+        with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                finetune(parse(FinetuneConfig, [*config, *flags({**places, **keys, "seed": seed})]))
+            except UserError as error:
+                raise SystemExit(f"error: {folder}: {error}") from None
     return json.loads((folder / "results.json").read_text())
 
 
@@ -155,7 +159,9 @@ def spread(values: list[float], digits: int) -> str:
 
 def experiment(output: Path, names: list[str], seeds: list[int], size: Size) -> list[dict]:
     """Everything; returns the table's rows."""
+    claim(output, asdict(size))
     benchmarks.build(output, size.clips, size.films)
+    os.environ.update(ONE_THREAD)  # of the pool's processes too
     with ProcessPoolExecutor(JOBS, get_context("spawn")) as pool:
         first = [pool.submit(pretrained, output, size)]
         first += [pool.submit(imported, output, RUNS[name]) for name in names]

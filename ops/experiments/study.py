@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ops.demo.chart import curves
 from ops.demo.world import write_text
-from ops.runs import launcher, run_once
+from ops.runs import ON_CPU, claim, launcher, run_once
 
 FRAMES = 288  # encoded by a step of any stream
 LANES = os.cpu_count() or 1  # runs at a time, of one thread each: so small a model gains little from a second
@@ -62,7 +62,7 @@ def training(arm: str, steps: int) -> dict:
         "model": {"name": "configs/models/tiny.json", "heads": 4},
         "streams": {name: streams[name] | {"weight": weight} for name, weight in weights.items()},
         "loader": {"size": 64, "workers": 1, "crop": "centre"},  # texts say left and right
-        "optim": {"lr": 1e-3, "towers_lr": 1e-3, "weight_decay": 0.1, "warmup": steps // 10},
+        "optim": {"lr": 3e-4, "towers_lr": 3e-4, "weight_decay": 0.1, "warmup": steps // 10},
         "checkpoint": {"every_steps": 100, "keep": 1},
         "trackers": [],
         "steps": steps,
@@ -88,11 +88,11 @@ def run_arm(output: Path, arm: str, seed: int, steps: int) -> dict:
     (folder / "config.yaml").write_text(yaml.safe_dump(training(arm, steps)))
     launch = launcher(ranks=1, threads=1)
     train = ["trainer/pretrain.py", "--config", folder / "config.yaml", "--data", output / pairs]
-    run_once(folder / "model/config.json", [*launch, *train, "--output", folder, "--seed", seed])
+    run_once(folder / "model/config.json", [*launch, *train, "--output", folder, "--seed", seed], **ON_CPU)
     counts = {"long": long_stream(iterations)["iter"]}
     evaluate = ["trainer/evaluate.py", "--checkpoint", folder / "model", "--data", output / "source", "--task", "retrieval"]
     evaluate += ["--frames", json.dumps({"long": 12}), "--iter", json.dumps(counts), "--output", folder]
-    run_once(folder / "retrieval.json", [*launch, *evaluate])
+    run_once(folder / "retrieval.json", [*launch, *evaluate], **ON_CPU)
     return json.loads((folder / "retrieval.json").read_text())
 
 
@@ -153,11 +153,13 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=2000)
     parser.add_argument("--val-sources", type=int, default=256)
     parser.add_argument("--scenes", type=int, default=6, help="clips of a source")
-    parser.add_argument("--steps", type=int, default=800, help="of each run")
+    parser.add_argument("--steps", type=int, default=250, help="of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     args = parser.parse_args()
     output = args.output.resolve()
+    settings = {name: getattr(args, name) for name in ("sources", "val_sources", "scenes", "steps")}
+    claim(output, settings)
     prepare(output, args.sources, args.val_sources, args.scenes)
     reports: dict[str, list[dict]] = {arm: [] for arm in args.arms}
     runs = [(arm, seed) for seed in args.seeds for arm in args.arms]
@@ -165,7 +167,6 @@ def main() -> None:
         found = lanes.map(lambda run: run_arm(output, *run, args.steps), runs)
         for (arm, _), report in zip(runs, tqdm(found, total=len(runs), unit="run", disable=not sys.stderr.isatty())):
             reports[arm].append(report)
-    settings = {name: getattr(args, name) for name in ("sources", "val_sources", "scenes", "steps")}
     write(output, reports, args.seeds, settings)
 
 

@@ -21,5 +21,5 @@ def test_records_of_steps_become_means_and_rates():
     for seconds, waited, loss in ((1.0, 0.5, 3.0), (3.0, 0.5, 1.0)):
         cost = {"seconds": seconds, "data_wait": waited, "samples": 8, "frames": 32, "memory_gib": seconds, "mfu": 1 / seconds}
         meter.add({"stream": "lv", "loss": {"long": loss}, "R@1": {"long": 0.5}, **cost})
-    rates = {"samples_per_second": 4.0, "frames_per_second": 16.0, "data_wait": 0.25, "mfu": 0.5, "memory_gib": 3.0}
+    rates = {"samples_per_second": 4.0, "frames_per_second": 16.0, "data_wait_share": 0.25, "mfu": 0.5, "memory_gib": 3.0}
     assert meter.summary() == {"loss/lv/long": 2.0, "R@1/lv/long": 0.5} | rates

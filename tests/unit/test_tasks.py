@@ -11,10 +11,11 @@ from shards.format import SHORT
 from shards.reader import open_dataset
 from trainer.annotations import hold_out, read_fields
 from trainer.data_config import DataConfig
+from trainer.embeddings import Embedded, Embedder
 from trainer.losses import LossConfig
 from trainer.models.gexia import GexiaModel
 from trainer.stream import evaluation_batches
-from trainer.tasks import TASKS, task_class
+from trainer.tasks import TASKS, base, task_class
 from trainer.tasks.base import Recipe, TaskConfig
 from trainer.tasks.prompts import TEMPLATES, class_embeddings
 from trainer.tasks.saved import create, pack, unpack
@@ -197,3 +198,20 @@ def test_an_evaluation_with_kept_embeddings_says_the_same_and_encodes_no_video(d
     assert task.evaluate(*asked, tmp_path) == expected and list(tmp_path.iterdir())
     monkeypatch.setattr(model, "encode_video", None)
     assert task.evaluate(*asked, tmp_path) == expected
+
+
+def test_videos_that_were_not_kept_are_left_out_and_ids_that_repeat_look_up_nothing(dataset, model, tmp_path, monkeypatch):
+    class Changed(Embedder):
+        def __call__(self, *asked):
+            found = super().__call__(*asked)["video"]
+            ids = change(found.sample_ids)
+            return {"video": Embedded(found.rows[: len(ids)], found.sample[: len(ids)], ids)}
+
+    task = make("multilabel", dataset, model)
+    asked = Accelerator(cpu=True), dataset, SHORT, Recipe(ITER, 2), 1, DataConfig(split="test", size=32, workers=0)
+    (expected,) = task.evaluate(*asked)
+    monkeypatch.setattr(base, "Embedder", Changed)
+    change = lambda ids: ids[:-1]
+    assert task.evaluate(*asked, tmp_path)[0]["n"] == expected["n"] - 1
+    change = lambda ids: ids[:1] * len(ids)
+    assert task.evaluate(*asked, tmp_path) == [expected]

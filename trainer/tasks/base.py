@@ -4,8 +4,8 @@ A task is a module: the model and what the question at hand needs besides (a hea
 fields of a sample's json it reads, makes tensors of a batch, answers, and has a loss and metrics for its answers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -173,6 +173,8 @@ class Task(nn.Module):
         )
         parts = []
         for part in batches:
+            if kept and not (part := _only(part, kept)).sample_ids:
+                continue
             inputs = to_device(self.inputs(part), accelerator.device)
             if kept:
                 inputs["video"] = torch.stack([kept[sample_id] for sample_id in part.sample_ids])
@@ -186,11 +188,18 @@ class Task(nn.Module):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _kept_videos(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> dict[str, Tensor]:
-        """Sample id -> embedding of its video; nothing where samples are missing, which a second reading may find."""
+        """Sample id -> embedding of its video; nothing where ids repeat, as keys of plain tars may."""
         embed = Embedder(accelerator, self.model, batch, loader, folder)
         videos = embed(dataset, granularity, recipe.frames, {VIDEO: self.iterations[VIDEO]})[VIDEO]
-        whole = len(videos.sample_ids) == sum(shard.samples for shard in dataset.select(loader.split, granularity))
-        return dict(zip(videos.sample_ids, videos.rows)) if whole else {}
+        found = dict(zip(videos.sample_ids, videos.rows))
+        return found if len(found) == len(videos.rows) else {}
+
+
+def _only(batch: Batch, known: Collection[str]) -> Batch:
+    """The samples of a batch without text views whose ids are known."""
+    keep = [i for i, sample_id in enumerate(batch.sample_ids) if sample_id in known]
+    taken = {name: [getattr(batch, name)[i] for i in keep] for name in ("sample_ids", "fields")}
+    return replace(batch, frames=batch.frames[keep], frame_mask=batch.frame_mask[keep], **taken)
 
 
 def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
