@@ -5,6 +5,7 @@ takes its place and the rows concerned are asked again; a row whose engine is lo
 """
 
 import asyncio
+import atexit
 import itertools
 import time
 
@@ -52,6 +53,12 @@ class VllmBackend:
             self.background.run(self.living())
         except Exception as error:
             raise UserError(f"compress: vLLM's engine does not start: {reason(error)}") from None
+        atexit.register(self.close)  # an engine that ends with its parent is reported as if it had been lost
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        if self.engine is not None:
+            self.background.run(self.discard(self.engine))
 
     def fits(self, text: LongText) -> bool:
         return self.chat.fits(text, self.context)

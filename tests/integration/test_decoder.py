@@ -150,6 +150,22 @@ def test_a_video_that_every_decoder_hangs_on_costs_two_children_twice(path):
     assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6 and len(stopped) == 4
 
 
+def test_what_the_next_decoder_cannot_read_either_keeps_the_first_reason(tmp_path):
+    """Decord reads nothing of MPEG-TS."""
+    stream = str(tmp_path / "stream.ts")
+    pattern_video(stream, *H264, seconds=8)
+    with stopped_children(2):
+        results = list(decoder.read_clips(stream, REQUESTS, FramesConfig(timeout_seconds=0.5)))
+    assert [r.kind for r in results] == ["timeout", "timeout"] + ["quarantined"] * 6
+
+
+def test_a_video_that_two_decoders_hang_on_is_read_by_the_third(path):
+    order = ["pyav", "decord", "pyav"]  # torchcodec's import alone may take longer than the others' patience
+    with stopped_children(4):
+        results = list(decoder.read_clips(path, REQUESTS, FramesConfig(per_clip=3, timeout_seconds=2, decoders=order)))
+    assert [r.decoder for r in results] == ["pyav"] * 8
+
+
 def test_the_child_dies_with_its_parent(path):
     """Also when it cannot read its pipe: it is stopped while the parent gets kill -9."""
     code = (
