@@ -64,7 +64,7 @@ class Size:
     films: int = 300  # videos of three
     sources: int = 800  # videos of two scenes that the model is pretrained on
     pretrain_steps: int = 300
-    steps: int = 150
+    steps: int = 100
     batch: int = 32  # of a fine-tuning
 
 
