@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ops.demo import world
-from ops.demo.world import MOTIONS, SHAPES, SIZES, TEXTURES, Scene, Source
+from ops.demo.world import BACKGROUND_COLOURS, MOTIONS, SHAPES, SIZES, Scene, Source
 
 CLIPS, FILMS = "clips", "films"
 CLIP_SCENES, FILM_SCENES = 1, 3
@@ -137,7 +137,7 @@ def ucf101(folder: Path, sources: list[Source], rng) -> None:
 
 
 def lvu(folder: Path, sources: list[Source], rng) -> None:
-    """`scene`: the background's texture. `like_ratio`: the larger the first thing, the more it is liked."""
+    """`scene`: the background's colour. `like_ratio`: the larger the first thing, the more it is liked."""
     for task in ("scene", "like_ratio"):
         (folder / task).mkdir(exist_ok=True)
         for name, part in zip(("train", "val", "test"), three_parts(sources), strict=True):
@@ -148,8 +148,8 @@ def lvu(folder: Path, sources: list[Source], rng) -> None:
 
 def _lvu_answer(task: str, scene: Scene) -> str:
     if task == "scene":
-        texture = scene.background.texture
-        return f"{list(TEXTURES).index(texture)} {texture}"
+        colour = scene.background.colour
+        return f"{list(BACKGROUND_COLOURS).index(colour)} {colour}"
     likes = 500 + 20 * int(SIZES[scene.acts[0].thing.size])
     return f"{likes} {1000 - likes}"
 
