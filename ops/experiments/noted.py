@@ -1,11 +1,7 @@
 """trainer/pretrain.py that also notes which samples each rank was given at each step, in OUTPUT.samples.jsonl."""
 
 import json
-import sys
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from trainer import pretrain
 from trainer.config import PretrainConfig, run_script

@@ -28,6 +28,8 @@ from ops.demo.world import write_text
 from ops.runs import ON_CPU, claim, launcher, run_once
 
 FRAMES = 288  # encoded by a step of any stream
+STREAMS = ("svst", "lv", "it")
+LAST, BEGUN = 15, 2.0
 LANES = os.cpu_count() or 1  # runs at a time, of one thread each: so small a model gains little from a second
 
 SHORT = {"folder": "short", "texts": ["caption"], "iter": {"video": 1, "caption": 1}, "frames": 4, "batch": FRAMES // 4}
@@ -119,10 +121,38 @@ def table(reports: dict[str, list[dict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def learned(output: Path, arms: list[str], seeds: list[int]) -> str:
+    """How far the training of each arm came: means over seeds of its last losses, and when it began to tell long texts
+    apart, a number a seed."""
+    lines = [f"| last {LAST} steps of a stream | steps on short | loss on short | on long | on image | on long under {BEGUN} from step |"]
+    lines.append("|---|--:|--:|--:|--:|---|")
+    for arm in arms:
+        runs = [_stream_losses(output / "runs" / slug(arm, seed)) for seed in seeds]
+        ends = [[statistics.mean(loss for _, loss in run[name][-LAST:]) for run in runs if name in run] for name in STREAMS]
+        cells = [f"{statistics.mean(values):.2f}" if values else "" for values in ends]
+        begun = ", ".join(str(_begun(run["lv"])) for run in runs if "lv" in run)
+        lines.append(f"| {arm} | {len(runs[0]['svst'])} | {' | '.join(cells)} | {begun} |")
+    return "\n".join(lines) + "\n"
+
+
+def _stream_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Stream -> (step, mean loss of its views) of a run."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        found.setdefault(record["stream"], []).append((record["step"], statistics.mean(record["loss"].values())))
+    return found
+
+
+def _begun(losses: list[tuple[int, float]], window: int = 5) -> int | None:
+    """The first step at which the mean of so many losses is under BEGUN."""
+    means = ((losses[i][0], statistics.mean(loss for _, loss in losses[i + 1 - window : i + 1])) for i in range(window - 1, len(losses)))
+    return next((step for step, mean in means if mean < BEGUN), None)
+
+
 def write(output: Path, reports: dict[str, list[dict]], seeds: list[int], settings: dict) -> None:
     arms = list(reports)
     versions = {name: version(name) for name in ("torch", "open_clip_torch")}
-    text = f"{table(reports)}\n{json.dumps(settings | versions)}\n"
+    text = f"{table(reports)}\n{learned(output, arms, seeds)}\n{json.dumps(settings | versions)}\n"
     write_text(output / "study.md", text)
     series = {arm: _losses(output / "runs" / slug(arm, seeds[0])) for arm in arms}
     write_text(output / "curves.svg", picture({name: points for name, points in series.items() if points}))

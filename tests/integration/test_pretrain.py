@@ -12,7 +12,7 @@ import pytest
 import yaml
 from make_dataset import make_dataset
 
-from ops.runs import environment, kill_all, launcher
+from ops.runs import ON_CPU, environment, kill_all, launcher
 from trainer import evaluate
 from trainer.config import EvaluateConfig, parse
 
@@ -70,7 +70,7 @@ def leave_nothing_behind():
 def launch(script: str, ranks: int, *arguments) -> subprocess.Popen:
     """`accelerate launch` of a script with so many gloo processes."""
     command = [sys.executable, *launcher(ranks, threads=1), str(ROOT / "trainer" / script), *map(str, arguments)]
-    env = environment(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    env = environment(**ON_CPU, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     STARTED.append(subprocess.Popen(command, env=env, cwd=ROOT, **pipes))
     return STARTED[-1]

@@ -12,7 +12,7 @@ import pytest
 
 import gexia
 from ops.experiments.finetune_world import Size, experiment, table
-from ops.runs import ROOT, environment, launcher
+from ops.runs import ON_CPU, ROOT, environment, launcher
 
 NAMES = ["msrvtt", "activitynet", "coin", "lvu_like_ratio", "charades_ego", "how2qa", "msvd_qa"]  # a task each; texts of two kinds
 TINY = Size(clips=60, films=30, sources=40, pretrain_steps=8, steps=4, batch=16)
@@ -42,7 +42,7 @@ def test_four_ranks_score_what_one_scored(world, tmp_path):
     expected = json.loads((run / "results.json").read_text())["datasets"][0]
     asked = ["--task", "multiple_choice", "--data", expected["data"], "--split", expected["split"], "--output", str(tmp_path)]
     command = [sys.executable, *launcher(ranks=4), "trainer/evaluate.py", "--checkpoint", str(run / "model"), *asked]
-    subprocess.run(command, cwd=ROOT, env=environment(ACCELERATE_USE_CPU="true"), check=True, timeout=600)
+    subprocess.run(command, cwd=ROOT, env=environment(**ON_CPU), check=True, timeout=600)
     found = json.loads((tmp_path / "multiple_choice.json").read_text())["datasets"][0]["results"]
     for one, four in zip(expected["results"], found, strict=True):
         assert four["metrics"] == pytest.approx(one["metrics"], abs=1e-4) and four["n"] == one["n"]
