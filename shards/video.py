@@ -25,7 +25,7 @@ from functools import cached_property
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from shards.decoders import DECODERS, TELL_DAMAGE
 from shards.mp4 import Encoder
@@ -108,11 +108,11 @@ def read_frames(data: bytes, positions: Iterable[int] | Callable[[int], Iterable
     positions = list(positions(len(timeline.ms)) if callable(positions) else positions)
     if not all(0 <= position < len(timeline.ms) for position in positions):
         raise VideoError("no_frames", f"the video has {len(timeline.ms)} frames, asked for {max(positions)}")
-    found = {}
+    found, scaler = {}, VideoReformatter()
     for position, frame in DECODERS["pyav"](file, timeline, np.unique(positions), lambda: None):
         if frame is None:
             raise VideoError("corrupt", f"frame {position} cannot be decoded")
-        found[position] = _scaled(frame, max(frame.width, frame.height), timeline)
+        found[position] = _scaled(scaler, frame, max(frame.width, frame.height), timeline)
     return [found[position] for position in positions]
 
 
@@ -127,10 +127,10 @@ def _read(
     waiting = iter([item.clip_id for item in sorted(selections, key=lambda item: item.last)])
     current = next(waiting, None)
     progress(current)
-    wanted = np.array(sorted(wanted_by), np.int64)
+    wanted, scaler = np.array(sorted(wanted_by), np.int64), VideoReformatter()
     try:
         for position, frame in DECODERS[decoder](path, timeline, wanted, lambda: progress(current)):
-            picture = None if frame is None else _Picture(_scaled(frame, recipe.short_side, timeline), convert)
+            picture = None if frame is None else _Picture(_scaled(scaler, frame, recipe.short_side, timeline), convert)
             for clip in wanted_by.pop(position):
                 clip.add(position, picture)
                 if position == clip.selection.last:
@@ -196,14 +196,14 @@ class _Clip:
             self._encoder.discard()
 
 
-def _scaled(frame: av.VideoFrame, short_side: int, timeline: Timeline) -> np.ndarray:
-    """A decoded frame as it is shown: uint8 [H, W, 3] RGB."""
+def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, timeline: Timeline) -> np.ndarray:
+    """A decoded frame as it is shown: uint8 [H, W, 3] RGB. `scaler`: one for a file's frames, it keeps its tables."""
     turns = frame.rotation // 90 % 4
     if (frame.height, frame.width) == timeline.size != (frame.width, frame.height):  # the decoder has turned it
         height, width = target_size(*timeline.size, timeline.pixel_aspect, short_side)
     else:
         width, height = target_size(frame.width, frame.height, timeline.pixel_aspect, short_side)
-    scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation=_SCALER)
+    scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
     return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
 
 

@@ -4,6 +4,7 @@
 
     OUT/clips/videos/   worlds of one scene a video (an id is a file name), and
     OUT/films/videos/   of three
+    OUT/images/videos/  a picture of each test video of one scene, in a folder a class
     OUT/NAME/           annotation files of benchmark NAME, as `gexia import NAME --annotations OUT/NAME` reads them
 
 What is asked for is always to be seen, and never what a file's name or place tells. Test videos are sources of their
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 
 from ops.demo import world
 from ops.demo.world import BACKGROUND_COLOURS, MOTIONS, SHAPES, SIZES, Scene, Source
 
-CLIPS, FILMS = "clips", "films"
+CLIPS, FILMS, IMAGES = "clips", "films", "images"
 CLIP_SCENES, FILM_SCENES = 1, 3
 SECONDS = world.SCENE_FRAMES / world.FPS
 VAL_SHARE = 1 / 7  # of the training videos, in benchmarks that have a validation split
@@ -29,11 +31,17 @@ VAL_SHARE = 1 / 7  # of the training videos, in benchmarks that have a validatio
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark's layout: which world it is of, which variant `gexia import` is told, and who writes its files."""
+    """A benchmark's layout: which world it is of, who writes its files, which variant `gexia import` is told, and the
+    folder of its videos where it is not the world's."""
 
-    videos: str
+    world: str
     write: Callable[[Path, list[Source], np.random.Generator], None]
     variant: str | None = None
+    images: bool = False
+
+    @property
+    def videos(self) -> str:
+        return f"{IMAGES if self.images else self.world}/videos"
 
 
 def build(root: Path, clips: int = 400, films: int = 160, test_share: float = 0.3, seed: int = 1000) -> dict[str, Bench]:
@@ -43,7 +51,7 @@ def build(root: Path, clips: int = 400, films: int = 160, test_share: float = 0.
         world.build(root / name, count, scenes, held_out, own)
         sources = world.imagine(count, scenes, held_out, own)
         for bench, layout in BENCHES.items():
-            if layout.videos == name:
+            if layout.world == name:
                 (root / bench).mkdir(exist_ok=True)
                 layout.write(root / bench, sources, np.random.default_rng((seed, list(BENCHES).index(bench))))
     return BENCHES
@@ -113,6 +121,13 @@ def activitynet(folder: Path, sources: list[Source], rng) -> None:
         })  # fmt: skip
 
 
+def didemo(folder: Path, sources: list[Source], rng) -> None:
+    for name, part in zip(("train", "val", "test"), three_parts(sources), strict=True):
+        told = [(source.source_id, i, scene) for source in part for i, scene in enumerate(source.scenes)]
+        entries = [{"video": f"{s}.mp4", "description": several_captions(scene)[1], "times": [[i, i]]} for s, i, scene in told]
+        dump(folder / f"{name}_data.json", entries)
+
+
 def coin(folder: Path, sources: list[Source], rng) -> None:
     """The shape, of videos with one thing."""
     ids = {shape: number for number, shape in enumerate(SHAPES)}
@@ -134,6 +149,27 @@ def ucf101(folder: Path, sources: list[Source], rng) -> None:
         shown = [(s.source_id, s.scenes[0].acts[0].motion) for s in part]
         rows = [f"{names[m]}/{source}.avi" + (f" {ids[m]}" if name == "train" else "") for source, m in shown]
         lines(folder / f"{name}list01.txt", rows)
+
+
+def hmdb51(folder: Path, sources: list[Source], rng) -> None:
+    """The size, of videos with one thing; every tenth video is of no use to this split."""
+    for size in SIZES:
+        shown = [source for source in alone(sources) if source.scenes[0].acts[0].thing.size == size]
+        uses = [0 if i % 10 == 9 else 1 if source.split == "train" else 2 for i, source in enumerate(shown)]
+        rows = [f"{source.source_id}.avi {use}" for source, use in zip(shown, uses, strict=True)]
+        lines(folder / f"{size}_test_split1.txt", rows)
+
+
+def imagenet(folder: Path, sources: list[Source], rng) -> None:
+    """The colour of the thing, of test videos with one, halfway through its motion."""
+    _, test = split(alone(sources))
+    colours = sorted({source.scenes[0].acts[0].thing.colour for source in test})
+    dump(folder / "classnames.json", colours)
+    for source in test:
+        number = colours.index(source.scenes[0].acts[0].thing.colour)
+        path = folder.parent / IMAGES / "videos" / f"n{number:08d}" / f"{source.source_id}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(simplejpeg.encode_jpeg(world.render(source)[world.SCENE_FRAMES // 2], 95, "RGB", "444"))
 
 
 def lvu(folder: Path, sources: list[Source], rng) -> None:
@@ -204,8 +240,11 @@ BENCHES = {
     "msvd": Bench(CLIPS, msvd),
     "lsmdc": Bench(CLIPS, lsmdc),
     "activitynet": Bench(FILMS, activitynet),
+    "didemo": Bench(FILMS, didemo),
     "coin": Bench(CLIPS, coin),
     "ucf101": Bench(CLIPS, ucf101),
+    "hmdb51": Bench(CLIPS, hmdb51),
+    "imagenet": Bench(CLIPS, imagenet, images=True),
     "lvu": Bench(CLIPS, lvu, "scene"),
     "charades_ego": Bench(CLIPS, charades_ego),
     "how2qa": Bench(FILMS, how2qa),

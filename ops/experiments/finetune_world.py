@@ -47,15 +47,18 @@ class Run:
 RUNS = {
     "msrvtt": Run("msrvtt", "msrvtt", {}),
     "activitynet": Run("activitynet", "activitynet", {"frames": FRAMES * benchmarks.FILM_SCENES}),
+    "didemo": Run("activitynet", "didemo", {"frames": FRAMES * benchmarks.FILM_SCENES, "splits.select": "val"}),
     "lsmdc": Run("lsmdc", "lsmdc", {}),
     "coin": Run("coin", "coin", {}),
     "ucf101": Run("coin", "ucf101", {}),
+    "hmdb51": Run("coin", "hmdb51", {}),
     "lvu_scene": Run("lvu", "lvu", {}, "scene"),
     "lvu_like_ratio": Run("lvu", "lvu", {"task.name": "regression"}, "like_ratio"),
     "charades_ego": Run("charades_ego", "charades_ego", {}),
     "how2qa": Run("how2qa", "how2qa", {}),
     "msvd_qa": Run("msrvtt_qa", "msvd_qa", {"splits.select": "null"}),
 }
+ZERO_SHOT = {"imagenet": Run("", "imagenet", {"frames": 1})}  # has no training split
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def imported(output: Path, run: Run) -> Path:
     layout = benchmarks.BENCHES[run.benchmark]
     data = output / "imported" / f"{run.benchmark}{'_' + run.variant if run.variant else ''}"
     variant = ["--variant", run.variant] if run.variant else []
-    places = {"annotations": output / run.benchmark, "videos": output / layout.videos / "videos", "output": data}
+    places = {"annotations": output / run.benchmark, "videos": output / layout.videos, "output": data}
     frames = {"frames.per_clip": run.keys.get("frames", FRAMES)}
     command = ["-m", "gexia", "import", run.benchmark, *variant, *flags({**places, **frames})]
     run_once(data / "manifest.json", command, **ONE_THREAD)
@@ -120,6 +123,35 @@ def finetuned(output: Path, name: str, seed: int, size: Size) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
+def evaluated(output: Path, name: str, size: Size) -> list[dict]:
+    """The table's rows of a benchmark that is only tested on. In this process."""
+    import torch
+
+    from trainer.config import EvaluateConfig, parse
+    from trainer.evaluate import evaluate
+
+    folder = output / "evaluate" / name
+    if not (folder / "classification.json").exists():
+        places = {"data": imported(output, ZERO_SHOT[name]), "checkpoint": pretrained(output, size), "output": folder}
+        keys = {"task": "classification", "prompts": "imagenet", "split": "val", "workers": 0, "cache": "none"}
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(1)
+        with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+            evaluate(parse(EvaluateConfig, flags({**places, **keys, "frames": "{short: 1}"})))
+    found = json.loads((folder / "classification.json").read_text())["datasets"][0]["results"]
+    return [
+        {
+            "benchmark": name,
+            "what": f"classification, {metric}",
+            "before": row["metrics"][metric],
+            "chance": row["chance"][metric],
+            "n": row["n"],
+        }
+        for row in found
+        for metric in ("top-1", "top-5")
+    ]
+
+
 def rows(name: str, found: dict) -> list[dict]:
     """Each measure of the headline metric: before, after and by chance, with the seed."""
     metric = found["chosen"]["metric"]
@@ -145,10 +177,11 @@ def table(found: list[dict]) -> str:
     lines = ["| benchmark | what | n | seeds | chance | before | after | difference |", "|---|---|--:|--:|--:|--:|--:|--:|"]
     for (benchmark, what), seeds in measures.items():
         digits = 3 if what.endswith("MSE") else 1
-        gained = [row | {"difference": row["after"] - row["before"]} for row in seeds]
-        values = " | ".join(spread([row[key] for row in gained], digits) for key in ("before", "after", "difference"))
-        chance = f"{seeds[0]['chance']:.{digits}f}"
-        lines.append(f"| {benchmark} | {what} | {seeds[0]['n']} | {len(seeds)} | {chance} | {values} |")
+        trained = [row | {"difference": row["after"] - row["before"]} for row in seeds if "after" in row]
+        values = [spread([row["before"] for row in seeds], digits)]
+        values += [spread([row[key] for row in trained], digits) if trained else "" for key in ("after", "difference")]
+        count, chance = len(trained) or "", f"{seeds[0]['chance']:.{digits}f}"
+        lines.append(f"| {benchmark} | {what} | {seeds[0]['n']} | {count} | {chance} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -164,11 +197,13 @@ def experiment(output: Path, names: list[str], seeds: list[int], size: Size) -> 
     os.environ.update(ONE_THREAD)  # of the pool's processes too
     with ProcessPoolExecutor(JOBS, get_context("spawn")) as pool:
         first = [pool.submit(pretrained, output, size)]
-        first += [pool.submit(imported, output, RUNS[name]) for name in names]
+        first += [pool.submit(imported, output, (RUNS | ZERO_SHOT)[name]) for name in names]
         for job in first:
             job.result()
-        jobs = [(name, pool.submit(finetuned, output, name, seed, size)) for name in names for seed in seeds]
+        jobs = [(name, pool.submit(finetuned, output, name, seed, size)) for name in names if name in RUNS for seed in seeds]
+        tested = [pool.submit(evaluated, output, name, size) for name in names if name in ZERO_SHOT]
         found = [row for name, job in jobs for row in rows(name, job.result())]
+        found += [row for job in tested for row in job.result()]
     (output / "table.json").write_text(json.dumps(found, indent=1))
     return found
 
@@ -176,7 +211,7 @@ def experiment(output: Path, names: list[str], seeds: list[int], size: Size) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fine-tune on every benchmark of the rendered world.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--benchmarks", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--benchmarks", nargs="*", choices=[*RUNS, *ZERO_SHOT], default=[*RUNS, *ZERO_SHOT])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=Size.steps, help="of each fine-tuning")
     args = parser.parse_args()
