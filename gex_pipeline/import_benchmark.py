@@ -16,6 +16,7 @@ from gex_pipeline.benchmarks.videos import Coverage, named_from
 from shards import reader, storage
 from shards.errors import UserError
 from shards.format import IMPORT_RECORD, SHORT, canonical_json
+from shards.publish import MANIFEST_JSON
 
 FOLDER, RECORD = IMPORT_RECORD.split("/")
 CATALOG = "catalog.jsonl"
@@ -26,9 +27,9 @@ def main(argv: list[str]) -> int:
     """Run `gexia import` and return its exit code; arguments that it does not know go to the expansion as keys."""
     args, overrides = _parser().parse_known_args(argv)
     rows, coverage = read(args.name, args.annotations, args.videos, args.variant)
-    rows = named_from(rows, args.videos)
     if rows.is_empty():
         raise UserError(f"--annotations {args.annotations}: no sample of {args.name} in it")
+    rows = named_from(rows, args.videos)
     _print_coverage(args.name, rows, coverage)
     if args.dry_run == "true":
         with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
             return expand.main([*_expand_arguments(args, catalog), "--dry_run", "true", *overrides])
     catalog = _publish(args, rows, coverage)
     code = expand.main([*_expand_arguments(args, catalog), *overrides])
-    if code != expand.EXIT_USER:
+    if storage.exists(storage.join(args.output, MANIFEST_JSON)):
         _print_published(args.output, rows)
     return code
 

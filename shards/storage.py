@@ -107,6 +107,19 @@ def write_bytes_atomic(url: str, data: bytes) -> None:
         os.replace(temporary, path)
 
 
+def check_file(url: str, name: str) -> None:
+    """UserError, before long work, where a file cannot be written to a local path; `name` is what the user gave it by."""
+    path = local_path(url)
+    if path is None:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(folder):  # what is missing will be made
+        folder = os.path.dirname(folder)
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        what = f"{path} is a folder" if os.path.isdir(path) else f"{folder} is no folder that can be written to"
+        raise UserError(f"{name}: {what}; give the path of a file")
+
+
 def create_once(url: str, data: bytes) -> bool:
     """Write a small file unless it exists; True for the one writer that made it.
 

@@ -10,18 +10,22 @@ COLOURS = {"red": (220, 40, 30), "green": (40, 170, 60), "blue": (40, 80, 220), 
 CORNERS = ("left", "right")
 
 
-def make_labelled(root, samples={"train": 48, "test": 18}, rows=2, size=32, frames=2, seed=0) -> None:
+def make_labelled(root, samples={"train": 48, "test": 18}, rows=2, size=32, frames=2, seed=0, captioned=True) -> None:
     """Write a dataset to `root`: plain colours, a bright half of the picture in noise. Each video is its own source.
 
     label, label_id: the colour. labels: it and the bright side. target: the colour's number. options: all colours in
-    one order. questions: colour and side. captions: two.
+    one order. questions: colour and side. captions: two, or none.
     """
     root, rng, row = str(root), np.random.default_rng(seed), 0
     for split, count in samples.items():
         for part in range(rows):
             with ShardWriter(root, split, format.SHORT, row) as writer:
                 for number in range(part, count, rows):
-                    writer.add(**_sample(rng, f"{split}-{number}", size, frames))
+                    sample = _sample(rng, f"{split}-{number}", size, frames)
+                    if not captioned:
+                        sample["texts"] = {}
+                        sample["meta"] |= {"caption": None, "captions": None, "sentences": {}}
+                    writer.add(**sample)
                 shards = {format.SHORT: writer.close()}
             publish.write_commit(root, row, {"row": row, "split": split, "shards": shards})
             row += 1

@@ -9,6 +9,7 @@ A checkpoint is written under a temporary name and renamed; it counts only if ch
 has the size that it lists.
 """
 
+import filecmp
 import json
 import os
 import shutil
@@ -44,6 +45,8 @@ def claim(
     allow_changed: a run with another identity goes on with this one, unless the model differs; `say` tells what changed.
     Raises UserError if the folder holds another run, or this one and `resume` is off.
     """
+    if output.is_file():
+        raise UserError(f"output: {output} is a file, where a folder is wanted")
     path = output / "run.json"
     if not path.exists():
         return None
@@ -167,6 +170,9 @@ def export(output: Path, model: PyTorchModelHubMixin, streams: dict, files: dict
     (temporary / STREAMS_FILE).write_text(json.dumps(streams))
     for name, data in files.items():
         (temporary / name).write_bytes(data)
+    if all((final / path.name).is_file() and filecmp.cmp(path, final / path.name, shallow=False) for path in temporary.iterdir()):
+        shutil.rmtree(temporary)  # the same model: what evaluations have put beside it stays
+        return final
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     return final

@@ -57,7 +57,7 @@ class EvaluateConfig:
     # All but retrieval ask the short samples; regression and open_qa need a model that was fine-tuned for them.
     task: Literal["retrieval", "classification", "multilabel", "regression", "multiple_choice", "open_qa"] = "retrieval"
     prompts: Literal["video", "imagenet", "simple"] = "video"  # zero-shot: the paper's, or open_clip's 80 or 7
-    output: str | None = None  # folder of TASK.json and TASK.md; null: beside the checkpoint
+    output: str | None = None  # folder of TASK.json and TASK.md; null: beside the checkpoint, as TASK-SPLIT-DATA
     cache: str | None = None  # folder of kept embeddings; null: CHECKPOINT/embeddings; "none": nothing is kept
     split: str = "val"
     granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])

@@ -30,6 +30,7 @@ BATCH = 32
 def main(argv: list[str]) -> int:
     """Write the file; returns 0."""
     args = _parser().parse_args(argv)
+    storage.check_file(args.output, "--output")
     accelerator = Accelerator()
     model = evaluate.load_model(args.checkpoint).to(accelerator.device)
     config = EvaluateConfig(args.checkpoint, granularities=[args.granularity] if args.granularity else format.GRANULARITIES)
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
         tables = [_of_texts(args, accelerator, model, recipes)]
     else:
         tables = [_of_videos(args, accelerator, model, recipes)]
+    if not tables:
+        raise UserError(f"{args.data}: no sample could be read")
     table = pa.concat_tables(tables)
     table = table.replace_schema_metadata({"model": args.checkpoint})
     sink = pa.BufferOutputStream()
@@ -75,9 +78,14 @@ def _of_dataset(args, accelerator, model, recipes) -> Iterator[pa.Table]:
         what = " and ".join(filter(None, (args.granularity, args.split)))
         raise UserError(f"{args.data}: no {what} samples")
     for split, granularity in parts:
-        loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers)
+        samples = sum(shard.samples for shard in dataset.select(split, granularity))
+        loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers, max_failures=samples)
         embed = Embedder(accelerator, model, BATCH, loader, evaluate.cache_folder(args.cache, args.checkpoint))
-        for name, found in embed(dataset, granularity, recipes[granularity].frames, recipes[granularity].iter).items():
+        recipe = recipes[granularity]
+        for name, count in recipe.iter.items():  # each alone: samples without a text have a video all the same
+            found = embed(dataset, granularity, recipe.frames, {name: count})[name]
+            if not found.sample_ids:
+                continue
             columns = {"split": split, "granularity": granularity, "what": name}
             columns = {key: [value] * len(found.rows) for key, value in columns.items()}
             columns["sample_id"] = [found.sample_ids[number] for number in found.sample.tolist()]

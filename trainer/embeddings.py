@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from shards import format, storage
+from shards.errors import UserError
 from shards.reader import Dataset
 from trainer.data_config import DataConfig
 from trainer.stream import Batch, evaluation_batches
@@ -55,7 +56,7 @@ class Embedder:
 
     def __call__(self, dataset: Dataset, granularity: str, frames: int, iterations: dict[str, int]) -> dict[str, Embedded]:
         """Every sample's embeddings, by the names in `iterations` ("video" and text views, with their #iter); the same
-        on all ranks, and all of the same samples. Raises UserError for a split without such samples."""
+        on all ranks, and all of the same samples: those that have it all. UserError for a split without samples."""
         split = self._loader.split
         wanted = sum(shard.samples for shard in dataset.select(split, granularity))
         paths = {name: self._path(dataset, granularity, name, frames, count) for name, count in iterations.items()}
@@ -103,9 +104,12 @@ class Embedder:
         sample_ids = gather_object(sample_ids)
         found = {}
         for name in iterations:
-            of_sample = torch.tensor(gather_object(counts[name]), device=accelerator.device)
+            of_sample = torch.tensor(gather_object(counts[name]), dtype=torch.int64, device=accelerator.device)
             numbers = torch.arange(len(of_sample), device=accelerator.device).repeat_interleave(of_sample)
-            found[name] = Embedded(gather_uneven(accelerator, torch.cat([none, *rows[name]])), numbers, sample_ids)
+            every = gather_uneven(accelerator, torch.cat([none, *rows[name]]))
+            if not every.isfinite().all():
+                raise UserError(f"{dataset.url}: the model's embeddings are no numbers; its weights are damaged, or training diverged")
+            found[name] = Embedded(every, numbers, sample_ids)
         return found
 
     def _encode_texts(self, texts: list[list[str]], encoder: TextEncoder, iterations: int) -> Tensor:

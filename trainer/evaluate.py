@@ -1,6 +1,7 @@
 """Evaluation of a saved model: `accelerate launch trainer/evaluate.py --checkpoint OUT/model --data DIR --task retrieval`.
 
-Prints a table and writes it as TASK.json and TASK.md. Exit codes: 0 done; 2 bad config, data or usage.
+Prints a table and writes it as TASK.json and TASK.md to `output`, or with split and data in their names beside the
+checkpoint. Exit codes: 0 done; 2 bad config, data or usage.
 """
 
 import contextlib
@@ -34,8 +35,7 @@ PAPER = {
 
 def evaluate(config: EvaluateConfig) -> None:
     """Evaluate one model on one split; rank 0 prints and writes."""
-    if not config.checkpoint or not config.data:
-        raise UserError(f"{'checkpoint' if config.data else 'data'}: not given")
+    check(config)
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     model = load_model(config.checkpoint).to(accelerator.device)
     recipes = choose_recipes(config)
@@ -54,6 +54,24 @@ def evaluate(config: EvaluateConfig) -> None:
         found.append({"data": url, "digest": dataset.manifest["digest"], "split": config.split, "results": rows})
     if accelerator.is_main_process:
         write(config, recipes, model_digest(model), found)
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raise UserError for what the types alone allow but an evaluation does not."""
+    if not config.checkpoint or not config.data:
+        raise UserError(f"{'checkpoint' if config.data else 'data'}: not given")
+    if config.batch < 1:
+        raise UserError(f"batch: {config.batch} is not positive")
+    for key, least in (("iter", 0), ("frames", 1)):
+        for name, value in getattr(config, key).items():
+            if name not in config.granularities:
+                raise UserError(f"{key}.{name}: no such granularity is evaluated ({', '.join(config.granularities)})")
+            if min(value.values() if key == "iter" else [value], default=least) < least:
+                raise UserError(f"{key}.{name}: {value} is under {least}")
+    if config.output is None and not Path(config.checkpoint).is_dir():
+        raise UserError(f"output: not given, and the checkpoint {config.checkpoint} is no local folder to write beside")
+    if config.output is not None and Path(config.output).is_file():
+        raise UserError(f"output: {config.output} is a file, where a folder is wanted")
 
 
 def create_task(config: EvaluateConfig, model: GexiaModel, dataset: Dataset, recipes: dict[str, Recipe]) -> Task:
@@ -116,7 +134,11 @@ def write(config: EvaluateConfig, recipes: dict[str, Recipe], weights: str, foun
     print(tables)
     run = {"checkpoint": config.checkpoint, "weights": weights, "precision": config.precision}
     report = {**run, "settings": settings, "datasets": found}
-    results.write(Path(config.output or config.checkpoint), config.task, report, tables)
+    name = config.task
+    if config.output is None:  # evaluations on several datasets lie side by side
+        digests = [one["digest"] for one in found]
+        name = f"{name}-{config.split}-{(digests[0] if len(digests) == 1 else format.digest(digests))[:8]}"
+    results.write(Path(config.output or config.checkpoint), name, report, tables)
 
 
 if __name__ == "__main__":

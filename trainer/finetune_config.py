@@ -59,6 +59,9 @@ def check_finetune(config: FinetuneConfig) -> None:
     for key in ("steps", "select_every", "eval_batch", "frames"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}: {getattr(config, key)} is not positive")
+    for key in ("answers", "questions"):
+        if getattr(config.task, key) < 1:
+            raise UserError(f"task.{key}: {getattr(config.task, key)} is not positive")
     if config.iter.keys() != {"video", "caption"} or min(config.iter.values()) < 0:
         raise UserError("iter: needs exactly the keys caption and video, neither negative")
     splits = config.splits

@@ -27,22 +27,22 @@ from shards.reader import Dataset
 DECIMALS = {"MSE": 3}  # of a metric in the table; percentages and ranks have one
 
 
-def coverage(dataset: Dataset, split: str, granularity: str, sample_ids: Iterable[str] | None = None) -> dict:
-    """{"videos": N, "of_videos": M}: sources with a sample of a split (of those in `sample_ids`, where given), and
-    sources that the benchmark's annotations name; None where `gexia import` did not write that beside the dataset. Where
-    it did, "benchmark" and "variant" too."""
-    sources, wanted = set(), None if sample_ids is None else set(sample_ids)
+def coverage(dataset: Dataset, split: str, granularity: str, sample_ids: Iterable[str]) -> dict:
+    """{"videos": N, "of_videos": M}: sources of the samples that were evaluated, and sources that the benchmark's
+    annotations name; None where `gexia import` did not write that beside the dataset. Where it did, "benchmark" and
+    "variant" too. Plain tars name no sources: there each sample is a video."""
+    sources, wanted = set(), set(sample_ids)
     for shard in dataset.select(split, granularity):
         lines = dataset.sidecar(shard)
         lines = lines.filter(pc.equal(lines["status"], "ok"))
         pairs = zip(lines["sample_id"].to_pylist(), lines["source_id"].to_pylist(), strict=True)
-        sources.update(source for sample_id, source in pairs if wanted is None or sample_id in wanted)
-    path = storage.join(dataset.url, format.IMPORT_RECORD)
+        sources.update(source for sample_id, source in pairs if sample_id in wanted and source is not None)
+    videos, path = len(sources) or len(wanted), storage.join(dataset.url, format.IMPORT_RECORD)
     if not storage.exists(path):
-        return {"videos": len(sources), "of_videos": None}
+        return {"videos": videos, "of_videos": None}
     record = json.loads(storage.read_bytes(path))
     named = {name: record[name] for name in ("benchmark", "variant") if record.get(name)}
-    return {"videos": len(sources), "of_videos": record["splits"].get(split, {}).get("videos"), **named}
+    return {"videos": videos, "of_videos": record["splits"].get(split, {}).get("videos"), **named}
 
 
 def about(checkpoint: str, weights: str, settings: dict[str, dict]) -> str:

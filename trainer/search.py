@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from shards import format
+from shards import format, storage
 from shards.errors import UserError
 from shards.plain import open_data
 from shards.reader import Dataset
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if args.top < 1 or not all(query.strip() for query in args.query):
         raise UserError("--top: must be positive" if args.top < 1 else "QUERY: an empty text finds nothing")
+    storage.check_file(args.output, "--output")
     dataset = open_data(args.dataset)
     granularity = args.granularity or next((g for g in format.GRANULARITIES if dataset.select(args.split, g)), "")
     shards = dataset.select(args.split, granularity)
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     for query, hits in zip(args.query, found, strict=True):
         print(f"{query}\n" + "\n".join(_line(place, hit) for place, hit in enumerate(hits, start=1)))
     title = f"{len(where):,} {granularity} samples of {args.dataset}"
-    Path(args.output).write_text(page(title, dict(zip(args.query, found, strict=True))))
+    storage.write_bytes_atomic(args.output, page(title, dict(zip(args.query, found, strict=True))).encode())
     print(args.output)
     return 0
 

@@ -73,6 +73,7 @@ class Streams:
         self._recipes: dict[str, Recipe] = {}
         streams, tars = [], []
         for name, config in configs.items():
+            _check(data, config.frames, config.batch)
             parts, weights = _parts(name, config, datasets, data, needs_text=not fields)
             self._indices[name] = []
             for shards in parts:
@@ -144,6 +145,7 @@ def evaluation_batches(
     `batch` is this rank's; the last batch is smaller. A sample that cannot be read is left out, and logged.
     `fields` of each sample's json come along; one without a `required` field cannot be read.
     """
+    _check(data, frames, batch)
     index = Index([(dataset, shard) for shard in dataset.select(split, granularity)], patience=data.stall_seconds)
     if not index.shards:
         raise UserError(f"{dataset.url}: no {granularity} samples in the split {split}")
@@ -182,6 +184,12 @@ def _parts(
     if data.weights is None:
         return [[pair for shards in found for pair in shards]], [1.0]
     return found, data.weights
+
+
+def _check(data: DataConfig, frames: int, batch: int) -> None:
+    for what, value, least in (("workers", data.workers, 0), ("size", data.size, 1), ("frames", frames, 1), ("batch", batch, 1)):
+        if value < least:
+            raise UserError(f"{what}: {value} is under {least}")
 
 
 def _tars(tars: list[Tar], data: DataConfig) -> Tars:

@@ -14,6 +14,7 @@ from shards.errors import UserError
 from trainer.results import shown
 
 PUBLISHED = Path(__file__).with_name("published.json")
+TESTED_ON = {"how2qa": "val", "imagenet": "val"}  # the split that published figures are of, where it is not "test"
 
 
 def main(argv: list[str]) -> int:
@@ -25,6 +26,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", metavar="FILE.md", help="write it there too")
     parser.add_argument("--no-published", action="store_true", help="only the runs")
     args = parser.parse_args(argv)
+    if args.output:
+        storage.check_file(args.output, "--output")
     rows = [row for run in args.runs for row in read_run(run)]
     text = compare(rows, [] if args.no_published else json.loads(PUBLISHED.read_text())["figures"])
     print(text, end="")
@@ -41,19 +44,23 @@ def read_run(run: str) -> Iterator[dict]:
     found = 0
     for file in files:
         try:
-            report = json.loads(file.read_text())
-            datasets = report["datasets"]
+            rows = _rows(run, json.loads(file.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if path.is_file():
                 raise UserError(f"{run}: no results of evaluate.py or finetune.py: {error!r}") from None
             continue  # another json of the folder
-        for dataset in datasets:
-            common = {"run": run, "data": dataset["data"], "digest": dataset["digest"], "split": dataset["split"]}
-            for result in [*dataset.get("before", []), *dataset["results"]]:
-                found += 1
-                yield {**common, **result}
+        found += len(rows)
+        yield from rows
     if not found:
         raise UserError(f"{run}: no results of evaluate.py or finetune.py here")
+
+
+def _rows(run: str, report: dict) -> list[dict]:
+    return [
+        {"run": run, **{key: dataset[key] for key in ("data", "digest", "split")}, **result}
+        for dataset in report["datasets"]
+        for result in [*dataset.get("before", []), *dataset["results"]]
+    ]
 
 
 def compare(rows: list[dict], published: list[dict]) -> str:
@@ -76,6 +83,7 @@ def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -
     known = [
         figure for figure in published
         if (figure["benchmark"], figure["task"], figure.get("direction", "")) == (benchmark, task, direction)
+        and TESTED_ON.get(benchmark, "test") == split
         and figure["metrics"].keys() & set(names)
     ]  # fmt: skip
     title = ", ".join(filter(None, (benchmark, variant, split, f"{granularity} samples", task, view)))

@@ -17,7 +17,7 @@ LOG_VIEWS_MEAN = 11.76425435683139
 def read(annotations: Annotations, task: str) -> pa.Table:
     """One record a video of one task: a class, or a zero-mean regression target."""
     folder = annotations.subfolder(task) if task in annotations.names else annotations
-    if (name := folder.path.rpartition("/")[2]) in TASKS and name != task:
+    if (name := folder.folder.rpartition("/")[2]) in TASKS and name != task:
         raise UserError(f"--annotations {annotations.path} is the task {name}, but --variant is {task}")
     rows = []
     for split, url in folder.splits({split: (f"{split}.csv",) for split in ("train", "val", "test")}).items():

@@ -17,13 +17,13 @@ PARTS = {
 
 
 def paragraphs(annotations: Annotations) -> pa.Table:
-    """One record a video. A folder gives train and val_1 (as test); any other single file is a test split.
+    """One record a video. A folder gives train and val_1 (as test); any other single file is a split of its name.
 
     Where a list of ids (`train_ids.json`, `val_ids.json`) lies beside, only those videos are taken.
     """
     rows = []
     for split, url in _splits(annotations).items():
-        ids = annotations.find(PARTS[split][1])
+        ids = annotations.find(PARTS[split][1]) if split in PARTS else None
         wanted = set(read_json(ids, list)) if ids else None
         for name, entry in _entries(url):
             if wanted is not None and name not in wanted:
@@ -45,7 +45,8 @@ def sentences(url: str) -> pa.Table:
 
 def _splits(annotations: Annotations) -> dict[str, str]:
     if len(annotations.names) == 1 and annotations.find("*.json") and not annotations.find(*PARTS["train"][0]):
-        return {"test": annotations.url(annotations.names[0])}
+        name = annotations.names[0]
+        return {"test" if name in PARTS["test"][0] else name.removesuffix(".json"): annotations.url(name)}
     return annotations.splits({split: names for split, (names, _) in PARTS.items()})
 
 

@@ -140,6 +140,8 @@ def test_a_linear_probe_leaves_the_model_as_it_was(home):
         (["--splits.select", "test"], "splits.test: test is what the model learns from or is chosen on"),
         (["--splits.test", "val"], "no short samples in the split val"),
         (["--splits.held_out", "0"], "splits.held_out"),
+        (["--task.answers", "0"], "task.answers: 0 is not positive"),
+        (["--output", __file__], "is a file, where a folder is wanted"),
         (["--iter", "{video: 1}"], "iter: needs exactly"),
         (["--frames", "100"], "frames: 100 is over the model's positions"),
         (["--checkpoint", "nowhere"], "nowhere is no saved model"),
@@ -150,3 +152,38 @@ def test_mistakes_are_one_clear_line(home, more, message):
     with pytest.raises(UserError, match=message) as caught:
         run(home, "bad", *more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--frames", "{shorts: 2}"], "frames.shorts: no such granularity"),
+        (["--iter", "{short: {video: -1}}"], "iter.short: .* is under 0"),
+        (["--frames", "{short: 0}"], "frames.short: 0 is under 1"),
+        (["--batch", "0"], "batch: 0"),
+        (["--output", __file__], "is a file, where a folder is wanted"),
+        (["--checkpoint", "org/name"], "output: not given"),
+    ],
+)
+def test_mistakes_of_an_evaluation_are_one_clear_line(home, more, message):
+    keys = ["--checkpoint", str(home / "model"), "--data", str(home / "data"), "--split", "test", *more]
+    with pytest.raises(UserError, match=message):
+        evaluate(parse(EvaluateConfig, keys))
+
+
+def test_samples_without_texts_cannot_be_retrieved(home, tmp_path):
+    make_labelled(tmp_path / "data", captioned=False)
+    keys = ["--checkpoint", str(home / "model"), "--data", str(tmp_path / "data"), "--split", "test", "--workers", "0"]
+    with pytest.raises(UserError, match="no short sample of the split test has both a video and texts"):
+        evaluate(parse(EvaluateConfig, keys))
+
+
+def test_evaluations_beside_a_checkpoint_outlive_the_end_of_the_run_told_again(home, calm):
+    keys = {"checkpoint": home / "calm/model", "data": home / "data", "task": "classification", "workers": 0}
+    for split in ("test", "train"):
+        told = [part for key, value in (keys | {"split": split}).items() for part in (f"--{key}", str(value))]
+        evaluate(parse(EvaluateConfig, told))
+    digest = calm["datasets"][0]["digest"][:8]
+    assert run(home, "calm") == calm
+    files = {path.name for path in (home / "calm/model").iterdir()}
+    assert {f"classification-{split}-{digest}.json" for split in ("test", "train")} | {"embeddings"} <= files

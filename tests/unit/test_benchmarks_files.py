@@ -30,7 +30,7 @@ def splits(rows):
     [
         ("activitynet", {"train": 10_009, "test": 4_917}, 37_421 + 17_505),
         ("activitynet/val_1.json", {"test": 4_917}, 17_505),
-        ("activitynet/val_2.json", {"test": 4_885}, 17_031),
+        ("activitynet/val_2.json", {"val_2": 4_885}, 17_031),
     ],
 )
 def test_activitynet_paragraphs(path, counts, sentences):

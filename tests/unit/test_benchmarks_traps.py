@@ -10,6 +10,7 @@ import fsspec
 import polars as pl
 import pytest
 
+import gexia
 from gex_pipeline.benchmarks import records, registry, videos
 from shards.errors import UserError
 
@@ -100,6 +101,19 @@ LVU_HEADER = "class_id class_name youtube_id imdb_id\n"
 def test_lvu_rows_are_split_by_white_space(parse):
     rows = parse("lvu", {"genre/train.csv": LVU_HEADER + "2 action  crime\tabcDEF12345 tt04\n\n"}, "genre")
     assert fields(rows, "label", "label_id", "video") == [("action crime", 2, "abcDEF12345")]
+
+
+def test_lvu_refuses_another_tasks_file(parse, tmp_path):
+    parse("lvu", {"scene/test.csv": LVU_HEADER + "2 office abcDEF12345 tt04\n"}, "scene")
+    with pytest.raises(UserError, match="is the task scene, but --variant is genre"):
+        registry.parse("lvu", str(tmp_path / "scene/test.csv"), "genre")
+
+
+def test_annotations_of_no_sample_are_refused(tmp_path, capsys):
+    (tmp_path / "COIN.json").write_text('{"database": {}}')
+    places = ["--annotations", tmp_path, "--videos", tmp_path, "--output", tmp_path / "out"]
+    assert gexia.main(["import", "coin", *map(str, places)]) == 2
+    assert capsys.readouterr().err == f"error: --annotations {tmp_path}: no sample of coin in it\n"
 
 
 def test_lvu_regression_targets_are_the_published_ones(parse, tmp_path):

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from make_dataset import make_dataset
+from make_labelled import make_labelled
 from make_model import tiny_model
 from make_video import pattern_video
 
@@ -68,6 +69,12 @@ def test_embed_takes_video_files(home):
     assert sum(x * x for x in row["embedding"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_samples_without_texts_have_their_videos_embedded(home, tmp_path):
+    make_labelled(tmp_path / "data", samples={"test": 4}, captioned=False)
+    rows = pq.read_table(_embed(home, "--data", tmp_path / "data")).to_pylist()
+    assert [row["what"] for row in rows] == ["video"] * 4
+
+
 @pytest.mark.parametrize(
     "command, words",
     [
@@ -77,6 +84,9 @@ def test_embed_takes_video_files(home):
         (["search", "{model}", "{data}", "x", "--split", "test"], ["split test"]),
         (["search", "{model}", "{data}", "x", "--view", "long"], ["--view long", "caption"]),
         (["search", "{model}", "{data}", "x", "--top", "0"], ["--top"]),
+        (["search", "{model}", "{data}", "x", "--output", "{home}"], ["--output", "is a folder"]),
+        (["search", "{model}", "{data}", "x", "--cache", "none", "--workers", "-1"], ["workers: -1"]),
+        (["embed", "{model}", "--data", "{data}", "--output", "{home}/a.mp4/x"], ["--output", "a.mp4 is no folder"]),
         (["embed", "{model}", "--texts", "{home}/nowhere", "--output", "x"], ["--texts", "nowhere"]),
         (["embed", "{model}", "--videos", "{data}/manifest.json", "--output", "x"], ["--videos", "manifest.json"]),
     ],

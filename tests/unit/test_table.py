@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import gexia
 from trainer.table import PUBLISHED
 
@@ -48,6 +50,12 @@ def test_other_data_gets_no_published_figures_and_is_not_mixed_with_a_benchmark(
     assert "Table" not in text and "DATA (01234567)" in text
 
 
+def test_figures_of_a_test_split_stand_beside_no_other_split(tmp_path, capsys):
+    write(tmp_path / "a" / "retrieval.json", [result("text to video", 30.0, benchmark="msrvtt")], split="train")
+    _, text, _ = table(capsys, tmp_path / "a")
+    assert "msrvtt, train" in text and "X-CLIP" not in text
+
+
 def test_every_published_figure_names_a_paper_that_is_described_and_a_table():
     published = json.loads(PUBLISHED.read_text())
     for figure in published["figures"]:
@@ -56,8 +64,9 @@ def test_every_published_figure_names_a_paper_that_is_described_and_a_table():
         assert figure["task"] != "retrieval" or figure["direction"] in ("text to video", "video to text")
 
 
-def test_what_holds_no_results_is_refused_by_name(tmp_path, capsys):
-    (tmp_path / "x.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", '{"datasets": null}', '{"datasets": [{"x": 1}]}'])
+def test_what_holds_no_results_is_refused_by_name(tmp_path, capsys, content):
+    (tmp_path / "x.json").write_text(content)
     for run in (tmp_path, tmp_path / "x.json", tmp_path / "nowhere"):
         code, _, error = table(capsys, run)
         assert code == 2 and error.startswith(f"error: {run}: no results") and error.count("\n") == 1

@@ -1,5 +1,9 @@
 """What tasks read, ask and answer, on a small dataset and an untrained model."""
 
+import copy
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +12,7 @@ from make_labelled import COLOURS, make_labelled
 
 from shards.errors import UserError
 from shards.format import SHORT
+from shards.plain import open_data
 from shards.reader import open_dataset
 from trainer.annotations import hold_out, read_fields
 from trainer.data_config import DataConfig
@@ -15,7 +20,7 @@ from trainer.embeddings import Embedded, Embedder
 from trainer.losses import LossConfig
 from trainer.models.gexia import GexiaModel
 from trainer.stream import evaluation_batches
-from trainer.tasks import TASKS, base, task_class
+from trainer.tasks import TASKS, base, retrieval, task_class
 from trainer.tasks.base import Recipe, TaskConfig
 from trainer.tasks.prompts import TEMPLATES, class_embeddings
 from trainer.tasks.saved import create, pack, unpack
@@ -212,6 +217,55 @@ def test_videos_that_were_not_kept_are_left_out_and_ids_that_repeat_look_up_noth
     (expected,) = task.evaluate(*asked)
     monkeypatch.setattr(base, "Embedder", Changed)
     change = lambda ids: ids[:-1]
-    assert task.evaluate(*asked, tmp_path)[0]["n"] == expected["n"] - 1
+    (fewer,) = task.evaluate(*asked, tmp_path)
+    assert fewer["n"] == fewer["videos"] == expected["n"] - 1
     change = lambda ids: ids[:1] * len(ids)
     assert task.evaluate(*asked, tmp_path) == [expected]
+
+
+def test_plain_tars_count_their_samples_as_videos(dataset, model, tmp_path):
+    for tar in Path(dataset.url).glob("test/short/*.tar"):
+        (tmp_path / "test/short").mkdir(parents=True, exist_ok=True)
+        shutil.copy(tar, tmp_path / "test/short")
+    plain, task = open_data(str(tmp_path)), make("classification", dataset, model)
+    asked = Recipe(ITER, 2), 7, DataConfig(split="test", size=32, workers=0)
+    (found,) = task.evaluate(Accelerator(cpu=True), plain, SHORT, *asked)
+    assert found["videos"] == found["n"] == 18
+    (found, _) = retrieval.evaluate(Accelerator(cpu=True), model, plain, {SHORT: asked[0]}, *asked[1:])
+    assert found["videos"] == found["candidates"] == 18
+
+
+def test_a_class_number_with_two_names_is_refused(model):
+    samples = [{"label": "archery", "label_id": 0}, {"label": "brush hair", "label_id": 0}]
+    with pytest.raises(UserError, match="the class 0 is 'archery' and 'brush hair'"):
+        create(TaskConfig(name="classification"), model, ITER, lambda split, names: samples)
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [
+        ("multiple_choice", {"answer_id": 4}),
+        ("multiple_choice", {"options": ["red"] * 5}),
+        ("open_qa", {"answers": ["red"]}),
+        ("regression", {"target": "3"}),
+        ("multilabel", {"labels": "red,left"}),
+    ],
+)
+def test_fields_of_a_wrong_shape_are_told_with_their_sample(dataset, model, name, fields):
+    task = make(name, dataset, model)
+    part = batch(dataset, model, task, size=1)
+    part.fields[0] |= fields
+    with pytest.raises(UserError, match=f"sample {part.sample_ids[0]}: .*{next(iter(fields))}"):
+        task.inputs(part)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_model_of_no_numbers_has_no_score(dataset, model, name):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.image_tower.get_parameter(next(name for name, _ in broken.image_tower.named_parameters())).fill_(torch.nan)
+    task = make(name, dataset, broken)
+    with torch.no_grad():
+        task.head.weight.fill_(torch.nan) if name == "regression" else None
+    with pytest.raises(UserError, match="no numbers"):
+        task.evaluate(Accelerator(cpu=True), dataset, SHORT, Recipe(ITER, 2), 7, DataConfig(split="test", size=32, workers=0))

@@ -84,12 +84,19 @@ class Task(nn.Module):
         """What the task is made of (classes, answers, …), as JSON. UserError where the data has none of it."""
         return {}
 
+    def problem(self, fields: dict) -> str | None:
+        """What is wrong with the `required` fields of a sample's json."""
+        return None
+
     def start(self) -> None:
         """Give the head its first values; the model is on its device."""
 
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
         """A batch as tensors, [B, …] or one row a text. `draw`, (seed, step) of a training step: what is chosen at
         random is chosen by it, dropout too; None takes everything."""
+        for fields, sample_id in zip(batch.fields, batch.sample_ids):
+            if problem := self.problem(fields):
+                raise UserError(f"sample {sample_id}: {problem}")
         inputs = {"frames": batch.frames, "frame_mask": batch.frame_mask}
         if draw:
             keys = [derive_key(*draw, "dropout", sample_id) for sample_id in batch.sample_ids]
@@ -155,26 +162,30 @@ class Task(nn.Module):
         """
         was_training = self.training
         self.eval()
-        found = self._predict(accelerator, dataset, granularity, recipe, batch, loader, folder)
+        found, sample_ids = self._predict(accelerator, dataset, granularity, recipe, batch, loader, folder)
         self.train(was_training)
         metrics, chance = self.measure(found)
         result = {"task": self.name, "granularity": granularity, "protocol": self.protocol(), "metrics": metrics}
         n = len(next(iter(found.values())))
-        covered = results.coverage(dataset, loader.split, granularity)
+        covered = results.coverage(dataset, loader.split, granularity, sample_ids)
         return [{**result, "chance": chance, "n": n, **covered}]
 
     @torch.no_grad()
-    def _predict(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> dict[str, Tensor]:
+    def _predict(
+        self, accelerator, dataset, granularity, recipe, batch, loader, folder
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """(what `measure` needs, ids of the samples)."""
         ranks = accelerator.process_index, accelerator.num_processes
         kept = self._kept_videos(accelerator, dataset, granularity, recipe, batch, loader, folder) if folder else {}
         shape = granularity, list(self.views), 1 if kept else recipe.frames, batch
         batches = evaluation_batches(
             dataset, loader.split, *shape, *ranks, loader, self.model.tokenizer(), self.fields, self.required
         )
-        parts = []
+        parts, sample_ids = [], []
         for part in batches:
             if kept and not (part := _only(part, kept)).sample_ids:
                 continue
+            sample_ids += part.sample_ids
             inputs = to_device(self.inputs(part), accelerator.device)
             if kept:
                 inputs["video"] = torch.stack([kept[sample_id] for sample_id in part.sample_ids])
@@ -185,7 +196,10 @@ class Task(nn.Module):
         if not parts:
             needed = ", ".join(self.required)
             raise UserError(f"{dataset.url}: no sample of the split {loader.split} has what {self.name} needs: {needed}")
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if any(rows.isnan().any() for rows in found.values()):
+            raise UserError(f"{dataset.url}: the model's answers are no numbers; its weights are damaged, or training diverged")
+        return found, gather_object(sample_ids)
 
     def _kept_videos(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> dict[str, Tensor]:
         """Sample id -> embedding of its video; nothing where ids repeat, as keys of plain tars may."""

@@ -60,7 +60,10 @@ class Classification(_Labels):
         samples = [sample for sample in read(None, ("label", "label_id")) if sample.get("label") is not None]
         numbered = all(sample.get("label_id") is not None for sample in samples)
         field = "label_id" if numbered else "label"
-        classes = {sample[field]: sample["label"] for sample in samples}
+        classes = {}
+        for sample in samples:
+            if (label := classes.setdefault(sample[field], sample["label"])) != sample["label"]:
+                raise UserError(f"data: the class {sample[field]} is {label!r} and {sample['label']!r}: not one benchmark's")
         keys = sorted(classes)
         _check(cls.name, "label", keys)
         phrases = [classes[key] for key in keys]
@@ -94,15 +97,21 @@ class Multilabel(_Labels):
 
     @classmethod
     def specify(cls, config: TaskConfig, read: Reader) -> dict:
-        keys = sorted({label for sample in read(None, cls.fields) for label in sample.get("labels") or []})
+        samples = [sample["labels"] for sample in read(None, cls.fields) if sample.get("labels")]
+        if problem := next(filter(None, (_no_phrases("labels", labels) for labels in samples)), None):
+            raise UserError(f"task.name: {cls.name}: {problem}")
+        keys = sorted({label for labels in samples for label in labels})
         _check(cls.name, "labels", keys)
         return {"keys": keys, "labels": keys, "prompts": config.prompts, "head": config.head}
 
+    def problem(self, fields: dict) -> str | None:
+        return _no_phrases("labels", fields["labels"])
+
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
-        right = torch.zeros(len(batch.fields), len(self.index), dtype=torch.bool)
+        inputs, right = super().inputs(batch, draw), torch.zeros(len(batch.fields), len(self.index), dtype=torch.bool)
         for row, fields in zip(right, batch.fields, strict=True):
             row[[self.index[label] for label in fields["labels"] if label in self.index]] = True
-        return {**super().inputs(batch, draw), "right": right}
+        return {**inputs, "right": right}
 
     def losses(self, answers: dict[str, Tensor], inputs: dict[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
         each = F.binary_cross_entropy_with_logits(answers["scores"].float(), inputs["right"].float(), reduction="none")
@@ -117,6 +126,12 @@ class Multilabel(_Labels):
             {"mAP": mean_average_precision(found["scores"], found["right"])},
             {"mAP": mean_average_precision(constant, found["right"])},
         )
+
+
+def _no_phrases(field: str, value) -> str | None:
+    if isinstance(value, list) and all(isinstance(phrase, str) for phrase in value):
+        return None
+    return f"{field} is no list of phrases: {value!r:.80}"
 
 
 def _check(task: str, field: str, classes: list) -> None:

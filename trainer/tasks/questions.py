@@ -19,7 +19,7 @@ class MultipleChoice(Task):
     """The option whose text, behind the question, is nearest to the video: no head, so it works zero-shot.
 
     Reads `question`, `options` and `answer_id` (options may repeat, so the answer's text would not do). Files often
-    have the right option in one place; here options are shuffled by (seed, sample_id), in training by the step too.
+    have the right option in one place; here options are shuffled by the sample's id, in training by seed and step too.
     spec: {"options": the most that a question has}.
     """
 
@@ -35,8 +35,15 @@ class MultipleChoice(Task):
             raise UserError(f"task.name: {cls.name} needs the fields {', '.join(cls.fields)} in the samples' json")
         return {"options": max(counts)}
 
+    def problem(self, fields: dict) -> str | None:
+        options, answer = fields["options"], fields["answer_id"]
+        if not (isinstance(options, list) and 0 < len(options) <= self.spec["options"]):
+            return f"options are not 1 to {self.spec['options']} texts: {options!r:.80}"
+        if not (isinstance(answer, int) and 0 <= answer < len(options)):
+            return f"answer_id {answer!r:.20} is none of {len(options)} options"
+
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
-        texts, counts, right = [], [], []
+        inputs, texts, counts, right = super().inputs(batch, draw), [], [], []
         for fields, sample_id in zip(batch.fields, batch.sample_ids, strict=True):
             order = permutation(derive_key(*(draw or (0,)), "options", sample_id), len(fields["options"])).tolist()
             texts += [[f"{fields['question']} {fields['options'][i]}"] for i in order]
@@ -44,7 +51,7 @@ class MultipleChoice(Task):
             right.append(order.index(fields["answer_id"]))
         text = self.encoder(texts)
         more = {"tokens": text.tokens, "mask": text.mask, "counts": torch.tensor(counts), "right": torch.tensor(right)}
-        return {**super().inputs(batch, draw), **more}
+        return {**inputs, **more}
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         video, text = self.video(inputs), self.encode_text(inputs["tokens"], inputs["mask"])
@@ -94,8 +101,13 @@ class OpenQA(Task):
         ordered = sorted(counts, key=lambda answer: (-counts[answer], answer))
         return {"answers": ordered[: config.answers], "questions": config.questions}
 
+    def problem(self, fields: dict) -> str | None:
+        questions, answers = fields["questions"], fields["answers"]
+        if not (isinstance(questions, list) and isinstance(answers, list) and 0 < len(questions) == len(answers)):
+            return f"questions and answers are no two lists of one length: {questions!r:.40}, {answers!r:.40}"
+
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
-        texts, counts, right = [], [], []
+        inputs, texts, counts, right = super().inputs(batch, draw), [], [], []
         for fields, sample_id in zip(batch.fields, batch.sample_ids, strict=True):
             pairs = list(zip(fields["questions"], fields["answers"], strict=True))
             if draw:
@@ -105,7 +117,7 @@ class OpenQA(Task):
             right += [self.index.get(answer, -1) for _, answer in pairs]
         text = self.encoder(texts)
         more = {"tokens": text.tokens, "mask": text.mask, "counts": torch.tensor(counts), "right": torch.tensor(right)}
-        return {**super().inputs(batch, draw), **more}
+        return {**inputs, **more}
 
     def _choose(self, pairs: list[tuple[str, str]], key: int) -> list[tuple[str, str]]:
         """A training step's questions of a video: those with an answer that can be given, if there are any."""

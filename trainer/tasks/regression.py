@@ -1,5 +1,7 @@
 """A number for each video: LVU's like ratio and views, whose published offsets `gexia import lvu` has taken off."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,9 +27,13 @@ class Regression(Task):
     @classmethod
     def specify(cls, config: TaskConfig, read: Reader) -> dict:
         targets = [sample["target"] for sample in read("train", cls.fields) if sample.get("target") is not None]
-        if not targets:
-            raise UserError(f"task.name: {cls.name} needs the field target in the samples' json")
+        if not targets or not all(map(_is_number, targets)):
+            raise UserError(f"task.name: {cls.name} needs the field target in the samples' json, a number")
         return {"mean": sum(targets) / len(targets)}
+
+    def problem(self, fields: dict) -> str | None:
+        if not _is_number(fields["target"]):
+            return f"target {fields['target']!r:.40} is no number"
 
     @torch.no_grad()
     def start(self) -> None:
@@ -36,8 +42,8 @@ class Regression(Task):
         self.head.bias.fill_(self.spec["mean"])
 
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
-        targets = torch.tensor([fields["target"] for fields in batch.fields], dtype=torch.float32)
-        return {**super().inputs(batch, draw), "right": targets}
+        inputs = super().inputs(batch, draw)
+        return {**inputs, "right": torch.tensor([fields["target"] for fields in batch.fields], dtype=torch.float32)}
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"value": self.head(self.video(inputs))[:, 0]}
@@ -56,3 +62,7 @@ class Regression(Task):
 
     def protocol(self) -> str:
         return "fine-tuned" if self.trained else "train's mean"
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from shards.errors import UserError
 from shards.reader import Dataset
 from trainer import results
 from trainer.data_config import DataConfig
@@ -36,6 +37,8 @@ def evaluate(
     for granularity, recipe in recipes.items():
         embedded = embed(dataset, granularity, recipe.frames, recipe.iter)
         videos = embedded.pop(VIDEO)
+        if not videos.sample_ids:
+            raise UserError(f"{dataset.url}: no {granularity} sample of the split {loader.split} has both a video and texts")
         covered = results.coverage(dataset, loader.split, granularity, videos.sample_ids)
         for view, texts in embedded.items():
             common = {"task": "retrieval", "granularity": granularity, "view": view}
