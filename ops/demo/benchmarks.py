@@ -21,7 +21,7 @@ import numpy as np
 import simplejpeg
 
 from ops.demo import world
-from ops.demo.world import BACKGROUND_COLOURS, MOTIONS, SHAPES, SIZES, Scene, Source
+from ops.demo.world import BACKGROUND_COLOURS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, Source
 
 CLIPS, FILMS, IMAGES = "clips", "films", "images"
 CLIP_SCENES, FILM_SCENES = 1, 3
@@ -78,7 +78,7 @@ def question(scene: Scene, kind: int, rng: np.random.Generator) -> tuple[str, st
         there = {MOTIONS[other.motion].words for other in scene.acts}
         asked = f"what does the {act.thing.colour} {act.thing.shape} do?"
     else:
-        right, others = f"a {act.thing.colour} {act.thing.shape}", [f"a {c} {s}" for c in world.COLOURS for s in SHAPES]
+        right, others = f"a {act.thing.colour} {act.thing.shape}", [f"a {c} {s}" for c in COLOURS for s in SHAPES]
         there = {f"a {other.thing.colour} {other.thing.shape}" for other in scene.acts}
         asked = "what is to be seen?"
     return asked, right, rng.choice(sorted(set(others) - there), 3, replace=False).tolist()
@@ -129,14 +129,14 @@ def didemo(folder: Path, sources: list[Source], rng) -> None:
 
 
 def coin(folder: Path, sources: list[Source], rng) -> None:
-    """The shape, of videos with one thing."""
-    ids = {shape: number for number, shape in enumerate(SHAPES)}
+    """The thing's colour, of videos with one."""
+    ids = {colour: number for number, colour in enumerate(COLOURS)}
     entries = {}
     for subset, part in zip(("training", "validation"), split(alone(sources)), strict=True):
         for source in part:
-            shape = source.scenes[0].acts[0].thing.shape
+            colour = source.scenes[0].acts[0].thing.colour
             times = {"duration": SECONDS, "start": 0.0, "end": SECONDS, "annotation": []}
-            entries[source.source_id] = {"class": shape.title(), "recipe_type": ids[shape], "subset": subset, **times}
+            entries[source.source_id] = {"class": colour.title(), "recipe_type": ids[colour], "subset": subset, **times}
     dump(folder / "COIN.json", {"database": entries})
 
 
