@@ -77,6 +77,10 @@ def read_clips(
     """
     check_file(path)
     timeline = scan(path, progress, recipe.limits)
+    width, height = target_size(*timeline.size, timeline.pixel_aspect, recipe.short_side)
+    if max(width, height) > recipe.max_side:
+        size = f"frames of {width}x{height} pixels to be stored"
+        raise VideoError("too_large", f"{size}, at most {recipe.max_side:,} on a side can be written")
     chosen = [select(timeline, request, recipe) for request in requests]
     yield from (item for item in chosen if isinstance(item, Failure))
     selections = [item for item in chosen if isinstance(item, Selection)]

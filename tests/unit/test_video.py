@@ -159,6 +159,14 @@ def test_sizes_are_even_keep_the_shape_and_never_grow():
     assert video.target_size(720, 576, 16 / 11, 288) == (524, 288)  # pixels wider than high
 
 
+@pytest.mark.parametrize("mp4, width", [(False, 65_600), (True, 16_400)])
+def test_frames_too_long_to_be_written_are_told_by_kind(tmp_path, mp4, width):
+    ffmpeg("-f", "lavfi", "-i", f"color=s={width}x16:d=1:r=1", "-frames:v", "1", tmp_path / "a.png")
+    with pytest.raises(video.VideoError, match=f"{width}x16 pixels to be stored, at most .* on a side") as caught:
+        list(video.read_clips(str(tmp_path / "a.png"), [Request("a", None, None)], Recipe(mp4=mp4)))
+    assert caught.value.kind == "too_large"
+
+
 def test_what_comes_before_damage_is_read_and_what_follows_is_not(folder, tmp_path):
     """Zeros over one packet: clips up to it and from the next keyframe on are whole, the others fail."""
     path = tmp_path / "damaged.mkv"
