@@ -124,7 +124,7 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_video(path, tmp_path, mo
 
 @pytest.mark.parametrize("parent, status", [(1, 0), (7, 1)])
 def test_a_parent_may_be_the_first_process_of_its_container(parent, status):
-    code = f"import os; from gex_pipeline import decode_child; os.getppid = lambda: 1; decode_child._die_with_parent({parent})"
+    code = f"import os; from gex_pipeline import decode_child as c; os.getppid = lambda: 1; c._die_with_parent({parent})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == status
 
 

@@ -230,7 +230,8 @@ def test_a_damaged_frame_costs_its_own_clips_only(tmp_path):
     data = bytearray((tmp_path / "a.mov").read_bytes())
     data[len(data) // 2 : len(data) * 11 // 20] = bytes(len(data) * 11 // 20 - len(data) // 2)
     (tmp_path / "a.mov").write_bytes(data)
-    results = video.read_clips(str(tmp_path / "a.mov"), [Request(str(s), s, s + 1000) for s in range(0, 6000, 1000)], Recipe())
+    requests = [Request(str(s), s, s + 1000) for s in range(0, 6000, 1000)]
+    results = video.read_clips(str(tmp_path / "a.mov"), requests, Recipe())
     assert {result.clip_id: result.kind for result in results if isinstance(result, Failure)} == {"3000": "corrupt"}
 
 
