@@ -1,4 +1,4 @@
-"""The process that decodes: `python -m gex_pipeline.decode_child`, one job after another on its pipes.
+"""The process that decodes: `python -m gex_pipeline.decode_child PARENT_PID`, one job after another on its pipes.
 
 Native decoders crash, and hang where no signal handler or thread can stop them; so they run here, where the parent
 (`decoder.py`) can kill them. A job is one video and its clips; finished clips go back as they come, as JPEG or MP4.
@@ -16,6 +16,10 @@ import struct
 import sys
 import time
 import traceback
+
+import simplejpeg
+
+from shards import mp4, timeline, video
 
 _HEAD = struct.Struct(">II")
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +39,7 @@ def unpack(read) -> tuple[dict, bytes]:
 
 
 def main() -> None:
-    _die_with_parent()
+    _die_with_parent(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up between the messages
     jobs = sys.stdin.buffer
@@ -60,8 +64,6 @@ def main() -> None:
 
 
 def _run(job: dict, send) -> None:
-    from shards import mp4, timeline, video
-
     try:
         requests = [video.Request(*request) for request in job["requests"]]
         jpeg = _jpeg_encoder(job["quality"])
@@ -84,8 +86,6 @@ def _run(job: dict, send) -> None:
 
 
 def _jpeg_encoder(quality: int):
-    import simplejpeg
-
     def encode(frame) -> tuple[bytes, int, int]:
         data = simplejpeg.encode_jpeg(frame, quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False)
         return data, frame.shape[1], frame.shape[0]
@@ -133,11 +133,10 @@ def _signs_of_life(send):
     return progress
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Also when the parent is killed while a native decoder keeps this process from reading its pipe."""
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:  # it died before
         os._exit(1)
 
 

@@ -91,9 +91,9 @@ def _read_clips(path: str, requests: list[tuple], config: FramesConfig) -> Itera
     remaining = {request[0]: request for request in requests}
     deaths, spared = 0, set()
     while remaining:
-        awaited = None
+        awaited, child = None, _child()
         try:
-            for head, body in _child().run(_job(path, list(remaining.values()), config), config.timeout_seconds):
+            for head, body in child.run(_job(path, list(remaining.values()), config), config.timeout_seconds):
                 if head["type"] == "waiting":
                     awaited = head["clip_id"] or awaited
                 elif head["type"] == "video_error":
@@ -149,13 +149,13 @@ def _result(head: dict, body: bytes) -> DecodedClip | FailedClip:
 
 
 class _Child:
-    """A running decode_child. After ChildDied it is gone."""
+    """A running decode_child. After ChildDied it is gone. Transient where it does not start."""
 
     def __init__(self):
         root = str(Path(__file__).parents[1])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gex_pipeline.decode_child"],
+            [sys.executable, "-m", "gex_pipeline.decode_child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -166,7 +166,12 @@ class _Child:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._buffer = bytearray()
-        self._next(_START_SECONDS)  # ready
+        try:
+            self._next(_START_SECONDS)  # ready
+        except ChildDied as death:  # no video has been named to it yet
+            self.kill()
+            why = "python -c 'import gex_pipeline.decode_child' may say why"
+            raise Transient(f"no decoder process can be started: {death}; {why}") from None
 
     def alive(self) -> bool:
         return self._process.poll() is None

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from gex_pipeline.config import FetchConfig
@@ -217,11 +217,24 @@ def _blocks(location: str) -> Iterator[bytes]:
     if (span := range_of(location)) is not None:
         file, offset, size = span
         for at in range(0, size, _BLOCK):
-            yield storage.read_range(file, offset + at, min(_BLOCK, size - at))
+            yield _read_range(file, offset + at, min(_BLOCK, size - at))
         return
     with storage.open_read(location, block_size=_BLOCK) as source:
         while block := source.read(_BLOCK):
             yield block
+
+
+def _read_range(file: str, offset: int, size: int) -> bytes:
+    """EOFError where the file ends before the range does; of one that begins behind the end object stores make an error,
+    each its own."""
+    try:
+        return storage.read_range(file, offset, size)
+    except (OSError, OverflowError):
+        with suppress(OSError):
+            length = storage.size(file)  # None where a server does not tell
+            if length is not None and offset >= length:
+                raise EOFError from None
+        raise
 
 
 def _permanent(location: str, error: Exception) -> Unavailable | None:

@@ -8,6 +8,7 @@ that are neither wanted nor referred to by others.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 import av
@@ -80,9 +81,8 @@ def _decode(container, timeline: Timeline, plan: np.ndarray) -> Iterator[av.Vide
     skips = timeline.exact and decoder.name in _SKIPPING_CODECS
     last = int(np.flatnonzero(plan)[-1])
     running = damaged = False  # running: the decoder may hold frames back
-    for number, packet in enumerate(container.demux(stream)):
-        if number > last:
-            break
+    # No packet beyond: there the file may be damaged. Up to there it was read once, so what fails now is the reading.
+    for number, packet in enumerate(islice(container.demux(stream), last + 1)):
         if plan[number] == _UNUSED or (damaged and not timeline.is_key[number]):
             if running:
                 yield from _drain(decoder)
@@ -95,7 +95,7 @@ def _decode(container, timeline: Timeline, plan: np.ndarray) -> Iterator[av.Vide
             decoder.skip_frame = "DEFAULT" if plan[number] == _WANTED else "NONREF"
         try:
             frames = decoder.decode(packet)
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError:
             frames, damaged = _drain(decoder), True
         for frame in frames:
             if timeline.exact and frame.pts is not None and frame.pts < first_pts:
@@ -117,7 +117,7 @@ def _drain(decoder) -> list[av.VideoFrame]:
     """The frames that the decoder still holds back; it can be used again afterwards."""
     try:
         frames = decoder.decode(None)
-    except av.error.InvalidDataError:
+    except av.error.FFmpegError:
         frames = []
     decoder.flush_buffers()
     return [frame for frame in frames if not frame.is_corrupt]

@@ -35,26 +35,28 @@ class Encoder:
     def __init__(self, crf: int, deadline: float | None = None):
         self._crf, self._deadline = crf, deadline
         self._process = self._pipe = self._timer = None
+        self._late, self._last_ms = False, -1
 
     def write(self, frame: np.ndarray, ms: int) -> None:
-        """A frame, uint8 [H, W, 3] RGB, and when it is shown, ascending. The first one has even sides; others are fitted
-        into its size, with black borders."""
+        """A frame, uint8 [H, W, 3] RGB, and when it is shown, ascending; at the earliest 1 ms after the frame before. The
+        first one has even sides; others are fitted into its size, with black borders."""
         if self._process is None:
             self._start(frame.shape[1], frame.shape[0])
         picture = av.VideoFrame.from_ndarray(_fitted(frame, self._stream.width, self._stream.height), format="rgb24")
-        picture.pts, picture.time_base = ms, Fraction(1, 1000)
+        self._last_ms = max(self._last_ms + 1, ms)
+        picture.pts, picture.time_base = self._last_ms, Fraction(1, 1000)
         try:
             self._pipe.mux(self._stream.encode(picture))
-        except (OSError, av.error.FFmpegError):
-            raise self._failed() from None
+        except (OSError, av.error.FFmpegError) as error:
+            raise self._failed(str(error)) from None
 
     def close(self) -> bytes:
         """The whole file."""
         try:
             self._pipe.close()
             self._process.stdin.close()
-        except (OSError, av.error.FFmpegError):
-            raise self._failed() from None
+        except (OSError, av.error.FFmpegError) as error:
+            raise self._failed(str(error)) from None
         if self._process.wait():
             raise self._failed()
         self._stop_timer()
@@ -76,20 +78,24 @@ class Encoder:
         source = ffmpeg.input("pipe:", format="nut")
         self._process = _spawn(source.output(_path(self._output), crf=self._crf, **_ENCODE, **_MUX), self._output, self._errors)
         if self._deadline is not None:
-            self._timer = threading.Timer(self._deadline, self._process.kill)
+            self._timer = threading.Timer(self._deadline, self._kill_late)
             self._timer.start()
         self._pipe = av.open(self._process.stdin, "w", format="nut")  # raw frames with their timestamps
         self._stream = self._pipe.add_stream("rawvideo")
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "rgb24"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, 1000)
 
+    def _kill_late(self) -> None:
+        self._late = True
+        self._process.kill()
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _failed(self) -> EncoderError:
+    def _failed(self, reason: str = "") -> EncoderError:
         self._process.kill()  # ends a broken one that still runs
-        error = EncoderError(_last_words(self._process.wait(), self._errors))
+        error = _error(self._process.wait(), self._errors, "killed at its deadline" if self._late else reason)
         self._stop_timer()
         return error
 
@@ -142,8 +148,9 @@ def _copied(parts: list[bytes], offsets_ms: list[int], deadline: float) -> bytes
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
+                raise _error(process.returncode, errors, "killed at its deadline") from None
             if process.returncode:
-                raise EncoderError(_last_words(process.returncode, errors))
+                raise _error(process.returncode, errors)
             output.seek(0)
             return output.read()
         finally:
@@ -164,11 +171,12 @@ def _path(file) -> str:
     return f"/proc/self/fd/{file.fileno()}"
 
 
-def _last_words(status: int, errors) -> str:
+def _error(status: int, errors, reason: str = "") -> EncoderError:
+    """With ffmpeg's last words, or else the reason."""
     errors.seek(0)
     said = errors.read().decode(errors="replace").split("\n")
     words = " ".join(" ".join(said[-5:]).split())
-    return f"ffmpeg ended with {status}: {words or 'killed at its deadline' if status < 0 else words}"
+    return EncoderError(f"ffmpeg ended with {status}: {words or reason or 'it said nothing'}")
 
 
 def _encoding(data: bytes) -> tuple:

@@ -40,6 +40,11 @@ class Recipe:
     decoders: tuple[str, ...] = ("pyav", "decord")
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def max_side(self) -> int:
+        """Pixels; what x264 and JPEG encoders take."""
+        return 16_384 if self.mp4 else 65_500
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -76,7 +76,7 @@ def scan(
     """Read a file's timestamps; VideoError where it has none, or is beyond the limits."""
     pts, dts, duration = array("q"), array("q"), array("q")
     key, shown = bytearray(), bytearray()
-    with open_container(source) as container:
+    with open_container(source, progress) as container:
         stream = video_stream(container)
         if not 0 < stream.width * stream.height <= limits.megapixels * 1e6:
             size = f"frames of {stream.width}x{stream.height} pixels"
@@ -94,8 +94,8 @@ def scan(
                     progress(None)
                 if len(pts) > limits.frames:
                     raise VideoError("too_large", f"more than {limits.frames:,} frames")
-        except av.error.InvalidDataError:
-            pass  # a cut file: what came before is whole
+        except av.error.FFmpegError as error:  # a cut file: what came before is whole
+            _check_readable(source, error, progress)
         pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
         packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
         shape = (stream.width, stream.height), stream.sample_aspect_ratio
@@ -137,16 +137,26 @@ def _milliseconds(ticks: np.ndarray, time_base: Fraction) -> np.ndarray:
     return whole * scale.numerator + (rest * scale.numerator * 2 + scale.denominator) // (2 * scale.denominator)
 
 
-def open_container(source: str | BinaryIO):
-    """The container, or VideoError; the file: prefix keeps a colon in a name from being read as a protocol."""
+def open_container(source: str | BinaryIO, progress: Callable[[str | None], None] = lambda clip_id: None):
+    """The container, or VideoError; OSError where the file cannot be read."""
     if isinstance(source, str):
-        source = f"file:{source}"
+        url = f"file:{source}"  # keeps a colon in a name from being read as a protocol
     else:
+        url = source
         source.seek(0)
     try:
-        return av.open(source, metadata_errors="ignore")
-    except av.error.InvalidDataError:
+        return av.open(url, metadata_errors="ignore")
+    except av.error.FFmpegError as error:
+        _check_readable(source, error, progress)
         raise VideoError("not_a_video", "no known video format, or damaged beyond recognition") from None
+
+
+def _check_readable(source: str | BinaryIO, error: av.error.FFmpegError, progress: Callable[[str | None], None]) -> None:
+    """OSError where the file itself gives one. FFmpeg says EIO, EAGAIN and their like of damaged bytes too."""
+    if isinstance(source, str) and isinstance(error, OSError):
+        with open(source, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                progress(None)
 
 
 def video_stream(container):

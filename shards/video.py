@@ -19,6 +19,7 @@ Nothing here limits time: native decoders can hang, so callers run this in a pro
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -76,6 +77,10 @@ def read_clips(
     """
     check_file(path)
     timeline = scan(path, progress, recipe.limits)
+    width, height = target_size(*timeline.size, timeline.pixel_aspect, recipe.short_side)
+    if max(width, height) > recipe.max_side:
+        size = f"frames of {width}x{height} pixels to be stored"
+        raise VideoError("too_large", f"{size}, at most {recipe.max_side:,} on a side can be written")
     chosen = [select(timeline, request, recipe) for request in requests]
     yield from (item for item in chosen if isinstance(item, Failure))
     selections = [item for item in chosen if isinstance(item, Selection)]
@@ -130,7 +135,10 @@ def _read(
     wanted, scaler = np.array(sorted(wanted_by), np.int64), VideoReformatter()
     try:
         for position, frame in DECODERS[decoder](path, timeline, wanted, lambda: progress(current)):
-            picture = None if frame is None else _Picture(_scaled(scaler, frame, recipe.short_side, timeline), convert)
+            picture = None
+            if frame is not None:
+                with suppress(VideoError):
+                    picture = _Picture(_scaled(scaler, frame, recipe.short_side, timeline), convert)
             for clip in wanted_by.pop(position):
                 clip.add(position, picture)
                 if position == clip.selection.last:
@@ -197,13 +205,19 @@ class _Clip:
 
 
 def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, timeline: Timeline) -> np.ndarray:
-    """A decoded frame as it is shown: uint8 [H, W, 3] RGB. `scaler`: one for a file's frames, it keeps its tables."""
+    """A decoded frame as it is shown: uint8 [H, W, 3] RGB; VideoError where damage left it without a sensible format.
+
+    `scaler`: one for a file's frames, it keeps its tables.
+    """
     turns = frame.rotation // 90 % 4
     if (frame.height, frame.width) == timeline.size != (frame.width, frame.height):  # the decoder has turned it
         height, width = target_size(*timeline.size, timeline.pixel_aspect, short_side)
     else:
         width, height = target_size(frame.width, frame.height, timeline.pixel_aspect, short_side)
-    scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
+    try:
+        scaled = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
+    except av.error.FFmpegError:
+        raise VideoError("corrupt", "a frame that cannot be converted to RGB") from None
     return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
 
 

@@ -109,6 +109,25 @@ def test_a_child_killed_from_outside_costs_nothing(path):
     assert kinds(signalled(path, signal.SIGKILL, ["2"])) == {}
 
 
+@pytest.mark.parametrize("script, reason", [("exit 1", "exit code 1"), ("sleep 60", "no sign of life")])
+def test_a_child_that_does_not_start_is_no_fault_of_the_video(path, tmp_path, monkeypatch, script, reason):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(decoder, "_START_SECONDS", 0.5)
+    before = psutil.Process().children()
+    with pytest.raises(Transient, match=f"no decoder process can be started: .*{reason}"):
+        list(decoder.read_clips(path, REQUESTS, FramesConfig()))
+    assert psutil.Process().children() == before
+
+
+@pytest.mark.parametrize("parent, status", [(1, 0), (7, 1)])
+def test_a_parent_may_be_the_first_process_of_its_container(parent, status):
+    code = f"import os; from gex_pipeline import decode_child as c; os.getppid = lambda: 1; c._die_with_parent({parent})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == status
+
+
 @contextmanager
 def stopped_children(at_most: int):
     """Children hang at their first sign of life, the first so many of them."""

@@ -1,5 +1,6 @@
 """Videos from servers and out of tars: whole, ahead of their turn, within scratch, and no fault is a hang or a loss."""
 
+import errno
 import os
 import time
 
@@ -10,6 +11,7 @@ from gex_pipeline import fetch
 from gex_pipeline.config import FetchConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.fetch import Fetch, Unavailable
+from shards import storage
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,22 @@ def test_a_byte_range_of_a_file_is_all_that_is_read(server, tmp_path):
     assert state.ranges == [("a.tar", 512, 1000)]
     [beyond] = take_all([fetch.ranged(str(tmp_path / "a.tar"), 102_000, 1000)], config())
     assert beyond.kind == "truncated"
+
+
+def test_a_range_behind_its_files_end_is_the_videos_failure_whatever_the_store_says(server, tmp_path, monkeypatch):
+    state, url = server
+    state.faults["v0.mp4"] = [416]
+    (tmp_path / "a.tar").write_bytes(bytes(1000))
+    places = [(f"{url}/v0.mp4", 50_000), (str(tmp_path / "a.tar"), 2**63 - 1), (str(tmp_path / "a.tar"), 2**70)]
+    found = take_all([fetch.ranged(place, offset, 5) for place, offset in places], config())
+    assert [error.kind for error in found] == ["truncated"] * 3
+
+    def invalid(*args):  # as s3fs has it of a 416, and of passing troubles
+        raise OSError(errno.EINVAL, "The requested range is not satisfiable")
+
+    monkeypatch.setattr(storage, "read_range", invalid)
+    beyond, within = take_all([fetch.ranged(str(tmp_path / "a.tar"), offset, 5) for offset in (1000, 900)], config())
+    assert beyond.kind == "truncated" and isinstance(within, Transient)
 
 
 def test_fetching_goes_on_while_a_video_is_decoded(server):

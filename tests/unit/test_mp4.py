@@ -73,6 +73,26 @@ def test_a_stuck_ffmpeg_is_killed_at_its_deadline():
     assert threading.active_count() == before
 
 
+def test_a_frame_follows_the_one_before_by_a_millisecond_at_least():
+    """Video of more than 1000 frames a second, or two frames that round to the same millisecond."""
+    encoder = mp4.Encoder(crf=18)
+    for ms in (0, 33, 67, 67, 67, 68, 100):
+        encoder.write(card(ms), ms)
+    part = encoder.close()
+    assert mp4.describe(part)[2] == [0, 33, 67, 68, 69, 70, 100]
+    joined = mp4.join([part, encoded([0], width=512)], [0, 100], crf=18, deadline=60)
+    assert mp4.describe(joined)[2][-2:] == [100, 101]
+
+
+def test_ffmpeg_that_was_not_late_is_not_said_to_be():
+    encoder = mp4.Encoder(crf=18, deadline=60)
+    encoder.write(card(0), 0)
+    encoder._process.kill()
+    with pytest.raises(mp4.EncoderError, match="ffmpeg ended with -9: (?!.*deadline)"):
+        for ms in range(1, 5000):
+            encoder.write(card(ms), ms)
+
+
 def test_given_up_leaves_no_process():
     encoder = mp4.Encoder(crf=18)
     encoder.write(card(0), 0)

@@ -1,6 +1,7 @@
 """shards/video.py: the right frames, whatever the file. Every frame of these videos shows its own timestamp."""
 
 import bisect
+import errno
 import importlib.util
 import os
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_video import H264, ffmpeg, pattern_video, shown_ms
 
-from shards import decoders, video
+from shards import decoders, timeline, video
 from shards.video import Clip, Failure, Recipe, Request
 
 X265 = ("-c:v", "libx265", "-crf", "10", "-x265-params", "log-level=none:keyint=40:open-gop=1")
@@ -158,6 +159,14 @@ def test_sizes_are_even_keep_the_shape_and_never_grow():
     assert video.target_size(720, 576, 16 / 11, 288) == (524, 288)  # pixels wider than high
 
 
+@pytest.mark.parametrize("mp4, width", [(False, 65_600), (True, 16_400)])
+def test_frames_too_long_to_be_written_are_told_by_kind(tmp_path, mp4, width):
+    ffmpeg("-f", "lavfi", "-i", f"color=s={width}x16:d=1:r=1", "-frames:v", "1", tmp_path / "a.png")
+    with pytest.raises(video.VideoError, match=f"{width}x16 pixels to be stored, at most .* on a side") as caught:
+        list(video.read_clips(str(tmp_path / "a.png"), [Request("a", None, None)], Recipe(mp4=mp4)))
+    assert caught.value.kind == "too_large"
+
+
 def test_what_comes_before_damage_is_read_and_what_follows_is_not(folder, tmp_path):
     """Zeros over one packet: clips up to it and from the next keyframe on are whole, the others fail."""
     path = tmp_path / "damaged.mkv"
@@ -175,6 +184,77 @@ def test_what_comes_before_damage_is_read_and_what_follows_is_not(folder, tmp_pa
     for start, clip in results.items():
         if isinstance(clip, Clip):
             assert [shown_ms(frame) for frame in clip.frames] == clip.frame_ms
+
+
+DAMAGED = {
+    "h264.mp4": ["-c:v", "libx264"],
+    "hevc.mkv": ["-c:v", "libx265", "-x265-params", "log-level=none"],
+    "vp9.webm": ["-c:v", "libvpx-vp9"],
+    "h264.ts": ["-c:v", "libx264"],
+    "mpeg4.avi": ["-c:v", "mpeg4"],
+    "prores.mov": ["-c:v", "prores"],
+    "still.png": ["-frames:v", "1"],
+}
+
+
+def damaged(whole: bytes, seed: int = 0):
+    """Copies of a file that are cut, end in zeros, have a hole, or have a few bytes changed."""
+    size, rng = len(whole), np.random.default_rng(seed)
+    for at in [*range(10, 300, 29), *range(size // 9, size, size // 9 + 1), *range(size - 40, size, 9)]:
+        yield whole[:at]
+    for at in range(size // 9, size, size // 9 + 1):
+        yield whole[:at] + bytes(size - at)
+        yield whole[:at] + bytes(size // 20) + whole[at + size // 20 :]
+    for within in [600] * 20 + [size] * 20:
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[rng.integers(0, min(within, size), 4)] = rng.integers(0, 256, 4)
+        yield changed.tobytes()
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_no_damage_is_taken_for_anything_else(tmp_path, name):
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=1.5", *DAMAGED[name], tmp_path / name)
+    requests = [Request("whole", None, None), Request("middle", 300, 900)]
+    for data in damaged((tmp_path / name).read_bytes()):
+        (tmp_path / "damaged").write_bytes(data)
+        try:
+            results = list(video.read_clips(str(tmp_path / "damaged"), requests, Recipe(per_clip=4, decoders=("pyav",))))
+        except video.VideoError:
+            continue
+        assert sorted(result.clip_id for result in results) == ["middle", "whole"]
+
+
+def test_a_damaged_frame_costs_its_own_clips_only(tmp_path):
+    """Also one that FFmpeg forbids ("operation not permitted"), as it does in ProRes."""
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=128x96:r=10:d=6", "-c:v", "prores", tmp_path / "a.mov")
+    data = bytearray((tmp_path / "a.mov").read_bytes())
+    data[len(data) // 2 : len(data) * 11 // 20] = bytes(len(data) * 11 // 20 - len(data) // 2)
+    (tmp_path / "a.mov").write_bytes(data)
+    requests = [Request(str(s), s, s + 1000) for s in range(0, 6000, 1000)]
+    results = video.read_clips(str(tmp_path / "a.mov"), requests, Recipe())
+    assert {result.clip_id: result.kind for result in results if isinstance(result, Failure)} == {"3000": "corrupt"}
+
+
+def test_colours_that_cannot_be_converted_fail_as_damage(folder, tmp_path):
+    ictcp = ("-c", "copy", "-bsf:v", "h264_metadata=matrix_coefficients=14")
+    ffmpeg("-i", folder / "one_keyframe.mp4", *ictcp, tmp_path / "a.mp4")
+    (failure,) = video.read_clips(str(tmp_path / "a.mp4"), [Request("a", None, None)], Recipe(decoders=("pyav",)))
+    assert failure.kind == "corrupt"
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(folder, tmp_path, monkeypatch):
+    """FFmpeg says EIO of this cut file. The same of a disk in trouble: then reading the file says it too."""
+    path = tmp_path / "cut.webm"
+    path.write_bytes((folder / "vp9.webm").read_bytes()[:200])
+    with pytest.raises(video.VideoError):
+        video.scan(str(path))
+
+    def broken(*args, **keys):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(timeline, "open", broken, raising=False)
+    with pytest.raises(OSError, match="Input/output error"):
+        video.scan(str(path))
 
 
 def test_files_that_are_no_videos_are_named_by_kind(tmp_path):
