@@ -4,6 +4,7 @@ Everything is column-wise (polars); rows that are no usable clip become ledger r
 Always: rows in = filtered + duplicates + ledger + clips.
 """
 
+import json
 import os
 import re
 
@@ -216,10 +217,29 @@ def _text(name: str) -> pl.Expr:
 def _string_list(schema: pl.Schema, name: str) -> pl.Expr:
     """A list column, or text that holds a JSON list; other text is a list of one."""
     if isinstance(schema[name], (pl.List, pl.Array)):
-        return pl.col(name).cast(pl.List(pl.String), strict=False)
-    text = _text(name)
-    listed = pl.when(text.str.contains(r"^\s*\[.*\]\s*$")).then(text).str.json_decode(pl.List(pl.String))
-    return pl.coalesce(listed, pl.concat_list(text)).pipe(lambda value: pl.when(text.is_not_null()).then(value))
+        values = pl.col(name).cast(pl.List(pl.String), strict=False)
+    else:
+        values = _text(name).map_batches(_lists, return_dtype=pl.List(pl.String))
+    return values.list.drop_nulls()
+
+
+def _lists(texts: pl.Series) -> pl.Series:
+    likely = texts.set(~texts.str.contains(r"(?s)^\s*\[.*\]\s*$"), None)
+    try:
+        listed = likely.str.json_decode(pl.List(pl.String))
+    except pl.exceptions.ComputeError:
+        listed = pl.Series(map(_as_list, likely), dtype=pl.String).str.json_decode(pl.List(pl.String))
+    alone = pl.when(texts.is_not_null()).then(pl.concat_list(texts))
+    return pl.select(pl.coalesce(listed, alone)).to_series()
+
+
+def _as_list(text: str | None) -> str | None:
+    """A JSON list as one of texts; None for what only looks like one: "[music] a man sings [loudly]"."""
+    try:
+        values = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    return text and json.dumps([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
 
 
 def _derived_id() -> pl.Expr:

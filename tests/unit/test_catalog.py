@@ -254,6 +254,22 @@ def test_captions_and_sentences_are_lists_in_every_format(tmp_path):
     assert one["captions"] == ["just text"]
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("[music]", ["[music]"]),
+        ("[music] a man sings [loudly]", ["[music] a man sings [loudly]"]),
+        ("['a', 'b']", ["['a', 'b']"]),
+        ('["a",\n "b", null, 3, {"x": 1}]', ["a", "b", "3", '{"x": 1}']),
+        ("[" * 50_000 + "]" * 50_000, ["[" * 50_000 + "]" * 50_000]),
+    ],
+)
+def test_text_that_only_looks_like_a_list_is_a_list_of_one(tmp_path, text, expected):
+    rows = [clip(clip_id="a", sentences=text), clip(clip_id="b", sentences='["x", "y"]'), clip(clip_id="c")]
+    clips, _, _ = load(jsonl(tmp_path / "t.jsonl", rows))
+    assert [c["sentences"] for c in clips] == [expected, ["x", "y"], None]
+
+
 WRONG = [
     ({"path": ""}, r"input\.path is not set"),
     ({"path": "none.jsonl"}, r"input\.path: no file"),
