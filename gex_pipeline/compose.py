@@ -30,7 +30,7 @@ def long_texts(root: str, row: int, config: ExpandConfig) -> list[LongText]:
     if format.LONG not in config.output.granularities:
         return []
     clips = plan.read_row(root, row).to_pylist()
-    offsets = _short_samples(root, clips[0]["split"], row)
+    offsets = _short_samples(root, _receipt(root, row))
     return [_long_text(group, config) for group in _surviving_groups(clips, offsets, config)]
 
 
@@ -40,11 +40,11 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
     Raises Transient where the row must stay pending.
     """
     started = time.time()
-    receipt = json.loads(storage.read_bytes(commit.receipt_url(root, row)))
+    receipt = _receipt(root, row)
     shards, generated = dict(receipt["shards"]), None
     try:
         if format.LONG in config.output.granularities:
-            shards[format.LONG], generated = _write_long(root, row, receipt["split"], config)
+            shards[format.LONG], generated = _write_long(root, receipt, config)
         _write_ledger(root, row, receipt["errors"])
         record = _record(receipt, shards, generated, started)
         return commit.write(root, row, record)
@@ -52,10 +52,11 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
         raise Transient(f"row {row}: {error}") from error
 
 
-def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[dict | None, dict]:
+def _write_long(root: str, receipt: dict, config: ExpandConfig) -> tuple[dict | None, dict]:
     """What the writer says of the long tar, and what its summaries came to (`summaries.account`)."""
+    row, split = receipt["row"], receipt["split"]
     clips = plan.read_row(root, row).to_pylist()
-    offsets = _short_samples(root, split, row)
+    offsets = _short_samples(root, receipt)
     groups = _surviving_groups(clips, offsets, config)
     generated = {line["sample_id"]: line for line in summaries.read(root, row).to_pylist()} if groups else {}
     short_tar = storage.join(root, format.shard_path(split, format.SHORT, row))
@@ -143,12 +144,17 @@ def _source_id(group: list[dict]) -> str:
     return sources.pop() if len(sources) == 1 else MIXED_SOURCES
 
 
-def _short_samples(root: str, split: str, row: int) -> dict[str, tuple[int, int]]:
+def _receipt(root: str, row: int) -> dict:
+    """What extraction made of a row (`extract.extract_row`)."""
+    return json.loads(storage.read_bytes(commit.receipt_url(root, row)))
+
+
+def _short_samples(root: str, receipt: dict) -> dict[str, tuple[int, int]]:
     """clip_id -> (offset, size) in the row's short tar, of the clips that were extracted."""
-    url = storage.join(root, format.sidecar_path(format.shard_path(split, format.SHORT, row)))
-    if not storage.exists(url):
+    shard = receipt["shards"][format.SHORT]
+    if shard is None:  # a sidecar that lies there all the same is of an earlier extraction
         return {}
-    lines = read_parquet(url, format.SIDECAR_SCHEMA).to_pylist()
+    lines = read_parquet(storage.join(root, format.sidecar_path(shard["path"])), format.SIDECAR_SCHEMA).to_pylist()
     return {line["clip_ids"][0]: (line["offset"], line["size"]) for line in lines if line["status"] == "ok"}
 
 
