@@ -42,6 +42,7 @@ CLIP_SCHEMA = pa.schema(
 COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
 COLUMNS += ("sentences",)
 LISTS = ("captions", "sentences")
+TEXTS = ("clip_id", "source_id", "video", "caption", "split", *LISTS)
 # A clip of a classification or question set has no caption; these columns excuse it.
 CAPTION_SUBSTITUTES = ("label", "labels", "target", "question", "questions")
 
@@ -58,7 +59,8 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
 
     counts: rows_in, filtered, duplicates, ledger, clips. UserError for input that cannot be read or understood.
     """
-    table = formats.read_all(config.input.path, config.input.format)
+    texts = {config.input.columns.get(name, name) for name in TEXTS}
+    table = formats.read_all(config.input.path, config.input.format, texts)
     rows_in = table.frame.height + len(table.bad)
     kept = _filtered(table.frame, config.input.filter)
     filtered = table.frame.height - kept.height

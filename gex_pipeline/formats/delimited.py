@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Collection
 
 import polars as pl
 
@@ -33,7 +34,7 @@ def _read(url: str, separator: str) -> Table:
         line = pl.int_range(2, pl.len() + 2, dtype=pl.Int64) + spanned.cast(pl.Int64).cum_sum()
         named = ~pl.all_horizontal(pl.col(frame.columns).is_null())
         table = Table(frame.with_columns(line.alias(LINE)).filter(named))
-    return Table(_with_numbers(table.frame), table.bad)
+    return Table(table.frame, table.bad, untyped=True)
 
 
 def _read_rows(data: bytes, separator: str, url: str) -> Table:
@@ -56,9 +57,12 @@ def _read_rows(data: bytes, separator: str, url: str) -> Table:
     return Table(frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), bad)
 
 
-def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns that are numbers throughout become numbers; one with a leading zero, which a number loses, stays text."""
-    return frame.with_columns(_number(frame[name]) for name in frame.columns if name != LINE)
+def with_numbers(frame: pl.DataFrame, texts: Collection[str]) -> pl.DataFrame:
+    """Columns that are numbers throughout become numbers, but for `texts`: the ids 1.1 and 1.10 are two.
+
+    One with a leading zero, which a number loses, stays text too.
+    """
+    return frame.with_columns(_number(frame[name]) for name in frame.columns if name != LINE and name not in texts)
 
 
 def _number(column: pl.Series) -> pl.Series:

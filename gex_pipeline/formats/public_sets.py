@@ -3,6 +3,8 @@
 Their videos are named by id; the catalog finds the files under `input.video_root`.
 """
 
+from dataclasses import replace
+
 import polars as pl
 
 from gex_pipeline.benchmarks import timed_sentences
@@ -26,7 +28,7 @@ def internvid(table: Table, url: str) -> Table:
     video, start, end, caption = _INTERNVID
     clip_id = pl.concat_str(video, start, end, separator="_")
     frame = table.frame.with_columns(clip_id=clip_id, source_id=pl.col(video))
-    return Table(frame.rename({video: "video", start: "start", end: "end", caption: "caption"}), table.bad)
+    return replace(table, frame=frame.rename({video: "video", start: "start", end: "end", caption: "caption"}))
 
 
 def webvid(table: Table, url: str) -> Table:
@@ -35,7 +37,7 @@ def webvid(table: Table, url: str) -> Table:
     video = pl.col("videoid").cast(pl.String)
     clock = pl.col("duration").str.replace(r"^PT(\d+)H(\d+)M([\d.]+)S$", "$1:$2:$3")
     frame = table.frame.with_columns(clip_id=video, source_id=video, videoid=video, duration=clock)
-    return Table(frame.rename({"videoid": "video", "name": "caption"}), table.bad)
+    return replace(table, frame=frame.rename({"videoid": "video", "name": "caption"}))
 
 
 def _require(table: Table, columns: tuple[str, ...], url: str) -> None:

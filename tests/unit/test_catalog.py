@@ -178,6 +178,14 @@ def test_csv_keeps_ids_as_they_are_written_and_counts_lines_through_quotes(tmp_p
     assert ledger[0]["message"].startswith(f"{path}:5: ") and counts["rows_in"] == 2
 
 
+@pytest.mark.parametrize("ids", [("1.1", "1.10"), ("12345678901234567890", "12345678901234567891"), ("1e3", "1000")])
+def test_csv_ids_that_are_equal_as_numbers_are_different_ids(tmp_path, ids):
+    path = tmp_path / "t.csv"
+    path.write_text("name,video,start,caption,score\n" + "".join(f"{name},{name},1.50,{name},2.5\n" for name in ids))
+    clips, _, _ = load(path, columns={"clip_id": "name"}, filter="score > 2")
+    assert {(c["clip_id"], c["video"], c["caption"], c["start_ms"]) for c in clips} == {(i, i, i, 1500) for i in ids}
+
+
 def test_a_filter_counts_what_it_leaves_out(tmp_path):
     clips, _, counts = load(jsonl(tmp_path / "t.jsonl", ROWS), filter="score > 0.3 AND source_id = 's'")
     assert [c["clip_id"] for c in clips] == ["a"] and counts["filtered"] == 2
