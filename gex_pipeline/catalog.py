@@ -12,8 +12,9 @@ import polars as pl
 import polars_hash as plh
 import pyarrow as pa
 
-from gex_pipeline import formats, probe
+from gex_pipeline import formats, plan_files, probe
 from gex_pipeline.benchmarks import videos
+from gex_pipeline.clip_schema import CLIP_SCHEMA
 from gex_pipeline.config import ExpandConfig, InputConfig
 from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
@@ -21,23 +22,6 @@ from shards import storage
 from shards.errors import UserError
 from shards.format import LEDGER_SCHEMA, LICENSE_FIELDS, RESERVED_FIELDS
 
-# Times are integer milliseconds; null start = from the beginning, null end = to the end of the file.
-CLIP_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.large_string()),
-        ("source_id", pa.large_string()),
-        ("video", pa.large_string()),  # as the table names it; `located` says where it lies
-        ("start_ms", pa.int64()),
-        ("end_ms", pa.int64()),
-        ("caption", pa.large_string()),
-        ("duration_ms", pa.int64()),  # end - start, or the column's, or the probe's; null: unknown
-        ("order", pa.float64()),  # place among the clips of its source, before video and time
-        ("split", pa.large_string()),
-        ("captions", pa.large_list(pa.large_string())),
-        ("sentences", pa.large_list(pa.large_string())),
-        ("extra", pa.large_string()),  # JSON object of the further columns, names sorted, nulls left out
-    ]
-)
 # The names a table's columns can have, or be mapped to through input.columns; all others pass through.
 COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
 COLUMNS += ("sentences",)
@@ -79,7 +63,8 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
         "clips": clips.height,
     }
     if config.catalog.probe:
-        clips = probe.with_durations(clips, lambda video: located(video, root), config.frames.timeout_seconds)
+        planned = plan_files.durations(config.output.path)
+        clips = probe.with_durations(clips, planned, lambda video: located(video, root), config.frames.timeout_seconds)
     return _to_arrow(clips), ledger, counts
 
 

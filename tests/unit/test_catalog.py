@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gex_pipeline import catalog
+from gex_pipeline import catalog, plan
 from gex_pipeline.config import ExpandConfig, InputConfig
+from make_video import pattern_video
 from shards.errors import UserError
 
 ROWS = [
@@ -320,6 +321,21 @@ def test_probe_finds_the_durations_of_whole_files(tmp_path):
     clips = sorted(catalog.load(config)[0].to_pylist(), key=lambda c: c["clip_id"])
     assert [c["duration_ms"] for c in clips] == [2000, 1500, 1000, None]
     assert [c["end_ms"] for c in clips] == [None, None, 1000, None]
+
+
+def test_a_planned_clip_keeps_its_duration_when_its_file_comes_back(tmp_path):
+    pattern_video(tmp_path / "v.mp4", seconds=2)
+    rows = [clip(clip_id="a", end=None), clip(clip_id="b", video="gone.mp4", end=None)]
+    config = ExpandConfig()
+    config.input.path, config.output.path = str(jsonl(tmp_path / "t.jsonl", rows)), str(tmp_path / "out")
+    config.catalog.probe = True
+
+    def planned():
+        return plan.write(plan.build(catalog.load(config)[0], config), config.output.path)["digest"]
+
+    first = planned()
+    (tmp_path / "v.mp4").rename(tmp_path / "gone.mp4")
+    assert planned() == first
 
 
 anything = st.one_of(st.none(), st.integers(-5, 5), st.floats(), st.text(max_size=4), st.sampled_from(["00:00:01", "2.5", "x", "train"]))
