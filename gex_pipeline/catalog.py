@@ -136,7 +136,7 @@ def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
                 f"input.path: column {column!r} has a name that the dataset format uses itself; map it to another "
                 f"(--input.columns.NEW_NAME {column}) or list the columns to keep in input.passthrough"
             )
-        if dtype == pl.Binary:
+        if _holds_bytes(dtype):
             raise UserError(
                 f"input.path: column {column!r} holds bytes, which json cannot carry; list the columns to keep in "
                 "input.passthrough"
@@ -146,6 +146,12 @@ def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
         dtype = dtype.inner
     if dtype.is_nested() or dtype == pl.Binary:
         raise UserError(f"input.path: column {column!r} should hold {name}, and holds values of type {dtype}")
+
+
+def _holds_bytes(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in dtype.fields)
+    return _holds_bytes(dtype.inner) if isinstance(dtype, (pl.List, pl.Array)) else dtype == pl.Binary
 
 
 def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) -> pl.DataFrame:

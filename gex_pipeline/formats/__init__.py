@@ -1,6 +1,8 @@
 """Readers of input tables: one small module a format, each turning one file into one `Table`."""
 
+import lzma
 import os
+import zlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -93,7 +95,7 @@ def find(path: str) -> list[str]:
 def _read(file: str, format: str, texts: Collection[str]) -> Table:
     try:
         table = _reader(file, format)(file)
-    except OSError as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last three: damaged compression
         raise UserError(f"input.path: cannot read {file}: {_first_line(error)}") from None
     return replace(table, frame=delimited.with_numbers(table.frame, texts)) if table.untyped else table
 

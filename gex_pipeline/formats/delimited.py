@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import polars as pl
 
@@ -40,9 +40,12 @@ def _read(url: str, separator: str) -> Table:
 def _read_rows(data: bytes, separator: str, url: str) -> Table:
     """The slow way, which knows which lines are bad."""
     reader = csv.reader(io.StringIO(data.decode(errors="surrogateescape"), newline=""), delimiter=separator)
-    header = next(reader)
+    records = _records(reader, url)
+    header = [name.encode(errors="surrogateescape").decode(errors="replace") for name in next(records)]
+    # The names that polars gives to columns of one name.
+    names = [f"{name}_duplicated_{header[:i].count(name) - 1}" if name in header[:i] else name for i, name in enumerate(header)]
     good, numbers, bad = [], [], []
-    for row in reader:
+    for row in records:
         text = separator.join(row)
         if not row:
             continue
@@ -53,8 +56,18 @@ def _read_rows(data: bytes, separator: str, url: str) -> Table:
         else:
             good.append([field or None for field in row])
             numbers.append(reader.line_num)
-    frame = pl.DataFrame(good, schema={name: pl.String for name in header}, orient="row")
+    frame = pl.DataFrame(good, schema={name: pl.String for name in names}, orient="row")
     return Table(frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), bad)
+
+
+def _records(reader, url: str) -> Iterator[list[str]]:
+    end = 0
+    try:
+        for row in reader:
+            end = reader.line_num
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{url}: line {end + 1}: {error}; is a quote there not closed?") from None
 
 
 def with_numbers(frame: pl.DataFrame, texts: Collection[str]) -> pl.DataFrame:

@@ -103,6 +103,19 @@ def test_times_are_read_to_the_millisecond(tmp_path, text, expected):
     assert ledger == [] and clips[0]["start_ms"] == expected
 
 
+def test_parquets_own_durations_and_times_of_day_are_times(tmp_path):
+    from datetime import date, time, timedelta
+
+    given = {"start": timedelta(seconds=5, microseconds=1500), "end": time(0, 1, 9, 500_000)}
+    frame = pl.DataFrame([clip(**given), clip(**given | {"start": None})])
+    for unit in ("ms", "us", "ns"):
+        frame.with_columns(pl.col("start").cast(pl.Duration(unit))).write_parquet(tmp_path / "t.parquet")
+        clips, _, _ = load(tmp_path / "t.parquet")
+        assert {(c["start_ms"], c["end_ms"]) for c in clips} == {(5001 if unit == "ms" else 5002, 69_500), (None, 69_500)}
+    pl.DataFrame([clip(start=date(1970, 1, 2), end=None)]).write_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet")[1][0]["message"].endswith("start is not a time: 1970-01-02")
+
+
 @given(st.integers(0, 10**11))
 @settings(max_examples=200, deadline=None)
 def test_microseconds_round_half_to_even_as_decimals_do(micros):
@@ -169,6 +182,15 @@ def test_a_malformed_csv_line_costs_that_line(tmp_path, bad, reason):
     clips, ledger, _ = load(path)
     assert sorted(c["caption"] for c in clips) == ["a\nb", "d"]
     assert ledger[0]["kind"] == "bad_row" and ledger[0]["message"].startswith(f"{path}:4: ") and reason in ledger[0]["message"]
+
+
+def test_a_repeated_name_is_numbered_with_and_without_a_malformed_line(tmp_path):
+    path, header = tmp_path / "t.csv", "video,caption,tag,tag,tag,caf\xe9\n"
+    found = []
+    for lines in ("v.mp4,a,x,y,z,c\n", "v.mp4,a,x,y,z,c\nv.mp4\n"):
+        path.write_bytes((header + lines).encode("latin-1"))
+        found.append(json.loads(load(path)[0][0]["extra"]))
+    assert found[0] == found[1] == {"tag": "x", "tag_duplicated_0": "y", "tag_duplicated_1": "z", "caf\ufffd": "c"}
 
 
 def test_csv_keeps_ids_as_they_are_written_and_counts_lines_through_quotes(tmp_path):
@@ -291,6 +313,11 @@ WRONG = [
     ({"path": "reserved.jsonl"}, r"column 'key' has a name that the dataset format uses"),
     ({"path": "lists.jsonl"}, r"column 'video' should hold video, and holds values of type List"),
     ({"path": "bytes.parquet"}, r"column 'raw' holds bytes"),
+    ({"path": "bytes_in_struct.parquet"}, r"column 'raw' holds bytes"),
+    ({"path": "cut.jsonl.gz"}, r"cannot read .*cut\.jsonl\.gz: Compressed file ended"),
+    ({"path": "damaged.jsonl.gz"}, r"cannot read .*damaged\.jsonl\.gz: Error -3"),
+    ({"path": "no.jsonl.xz"}, r"cannot read .*no\.jsonl\.xz: Input format"),
+    ({"path": "quote.csv"}, r"quote\.csv: line 3: field larger than .*; is a quote there not closed\?"),
     ({"path": "none_at_all.jsonl"}, r"has no rows"),
     ({"path": "t.jsonl", "columns": {"video": "url"}}, r"input\.columns: video: the table has no column 'url'; it has clip_id"),
     ({"path": "t.jsonl", "columns": {"sample_id": "score"}}, r"input\.columns: 'sample_id' is no catalog column"),
@@ -304,6 +331,12 @@ def test_wrong_use_is_one_line_with_the_key(tmp_path, monkeypatch, keys, message
     monkeypatch.chdir(tmp_path)
     jsonl(tmp_path / "t.jsonl", ROWS), jsonl(tmp_path / "reserved.jsonl", [clip(key=1)])
     jsonl(tmp_path / "lists.jsonl", [clip(video=["v"])]), pl.DataFrame([clip(raw=b"x")]).write_parquet(tmp_path / "bytes.parquet")
+    pl.DataFrame([clip(raw=[{"bytes": b"x"}])]).write_parquet(tmp_path / "bytes_in_struct.parquet")
+    packed = gzip.compress(b"".join(b"%d" % i for i in range(9999)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-99])
+    (tmp_path / "damaged.jsonl.gz").write_bytes(packed[:20] + b"\xff\x00" * 20 + packed[60:])
+    (tmp_path / "no.jsonl.xz").write_bytes(b"hello")
+    (tmp_path / "quote.csv").write_text('video,caption\nv.mp4,a\nv.mp4,"a\n' + "w.mp4,a line\n" * 20_000)
     for name, data in {"none_at_all.jsonl": b"\n", "t.txt": b"x", "broken.parquet": b"PAR1 no", "empty.csv": b""}.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
