@@ -1,9 +1,10 @@
 """Long samples of a row, cut from its short tar: the frames of its clips, their joined captions, the summary.
 
-Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips`. The long
-text is their captions in order, each ended by a full stop where it has no stop of its own. `frames.per_long` frames
-are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each clip; a clip never shows one of
-its stored frames twice, so few clips give fewer frames. With `frames.format: mp4` the clips' videos are joined whole.
+Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips` and one of
+them has a caption. The long text is their captions in order, each ended by a full stop where it has no stop of its
+own. `frames.per_long` frames are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each
+clip; a clip never shows one of its stored frames twice, so few clips give fewer frames. With `frames.format: mp4` the
+clips' videos are joined whole.
 """
 
 import itertools
@@ -128,7 +129,8 @@ def _surviving_groups(clips: list[dict], offsets: dict, config: ExpandConfig) ->
     """Groups that make a long sample, without their failed clips."""
     planned = [list(group) for _, group in itertools.groupby(clips, key=lambda clip: clip["group"])]
     alive = [[clip for clip in group if clip["clip_id"] in offsets] for group in planned if group[0]["long"]]
-    return [group for group in alive if len(group) >= config.integrate.min_clips]
+    enough = [group for group in alive if len(group) >= config.integrate.min_clips]
+    return [group for group in enough if any(clip["caption"] for clip in group)]
 
 
 def _long_text(group: list[dict], config: ExpandConfig) -> LongText:

@@ -26,7 +26,7 @@ LAYOUT_SCHEMA = pa.schema(
         ("row", pa.int32()),
         ("split", pa.large_string()),
         ("group", pa.int32()),  # number within the row
-        ("long", pa.bool_()),  # the group has at least min_clips clips
+        ("long", pa.bool_()),  # the group has at least min_clips clips, and one of them a caption
         ("position", pa.int32()),  # within the group
     ]
 )
