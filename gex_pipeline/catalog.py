@@ -4,6 +4,7 @@ Everything is column-wise (polars); rows that are no usable clip become ledger r
 Always: rows in = filtered + duplicates + ledger + clips.
 """
 
+import json
 import os
 import re
 
@@ -11,8 +12,9 @@ import polars as pl
 import polars_hash as plh
 import pyarrow as pa
 
-from gex_pipeline import formats, probe
+from gex_pipeline import formats, plan_files, probe
 from gex_pipeline.benchmarks import videos
+from gex_pipeline.clip_schema import CLIP_SCHEMA
 from gex_pipeline.config import ExpandConfig, InputConfig
 from gex_pipeline.formats.table import FILE, LINE
 from gex_pipeline.times import milliseconds
@@ -20,27 +22,11 @@ from shards import storage
 from shards.errors import UserError
 from shards.format import LEDGER_SCHEMA, LICENSE_FIELDS, RESERVED_FIELDS
 
-# Times are integer milliseconds; null start = from the beginning, null end = to the end of the file.
-CLIP_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.large_string()),
-        ("source_id", pa.large_string()),
-        ("video", pa.large_string()),  # as the table names it; `located` says where it lies
-        ("start_ms", pa.int64()),
-        ("end_ms", pa.int64()),
-        ("caption", pa.large_string()),
-        ("duration_ms", pa.int64()),  # end - start, or the column's, or the probe's; null: unknown
-        ("order", pa.float64()),  # place among the clips of its source, before video and time
-        ("split", pa.large_string()),
-        ("captions", pa.large_list(pa.large_string())),
-        ("sentences", pa.large_list(pa.large_string())),
-        ("extra", pa.large_string()),  # JSON object of the further columns, names sorted, nulls left out
-    ]
-)
 # The names a table's columns can have, or be mapped to through input.columns; all others pass through.
 COLUMNS = ("clip_id", "source_id", "video", "start", "end", "caption", "duration", "order", "split", "captions")
 COLUMNS += ("sentences",)
 LISTS = ("captions", "sentences")
+TEXTS = ("clip_id", "source_id", "video", "caption", "split", *LISTS)
 # A clip of a classification or question set has no caption; these columns excuse it.
 CAPTION_SUBSTITUTES = ("label", "labels", "target", "question", "questions")
 
@@ -57,7 +43,8 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
 
     counts: rows_in, filtered, duplicates, ledger, clips. UserError for input that cannot be read or understood.
     """
-    table = formats.read_all(config.input.path, config.input.format)
+    texts = {config.input.columns.get(name, name) for name in TEXTS}
+    table = formats.read_all(config.input.path, config.input.format, texts)
     rows_in = table.frame.height + len(table.bad)
     kept = _filtered(table.frame, config.input.filter)
     filtered = table.frame.height - kept.height
@@ -76,7 +63,8 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
         "clips": clips.height,
     }
     if config.catalog.probe:
-        clips = probe.with_durations(clips, lambda video: located(video, root), config.frames.timeout_seconds)
+        planned = plan_files.durations(config.output.path)
+        clips = probe.with_durations(clips, planned, lambda video: located(video, root), config.frames.timeout_seconds)
     return _to_arrow(clips), ledger, counts
 
 
@@ -148,7 +136,7 @@ def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
                 f"input.path: column {column!r} has a name that the dataset format uses itself; map it to another "
                 f"(--input.columns.NEW_NAME {column}) or list the columns to keep in input.passthrough"
             )
-        if dtype == pl.Binary:
+        if _holds_bytes(dtype):
             raise UserError(
                 f"input.path: column {column!r} holds bytes, which json cannot carry; list the columns to keep in "
                 "input.passthrough"
@@ -158,6 +146,12 @@ def _check_column(name: str, column: str, dtype: pl.DataType) -> None:
         dtype = dtype.inner
     if dtype.is_nested() or dtype == pl.Binary:
         raise UserError(f"input.path: column {column!r} should hold {name}, and holds values of type {dtype}")
+
+
+def _holds_bytes(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in dtype.fields)
+    return _holds_bytes(dtype.inner) if isinstance(dtype, (pl.List, pl.Array)) else dtype == pl.Binary
 
 
 def _clip_columns(frame: pl.DataFrame, files: list[str], config: InputConfig) -> pl.DataFrame:
@@ -216,10 +210,29 @@ def _text(name: str) -> pl.Expr:
 def _string_list(schema: pl.Schema, name: str) -> pl.Expr:
     """A list column, or text that holds a JSON list; other text is a list of one."""
     if isinstance(schema[name], (pl.List, pl.Array)):
-        return pl.col(name).cast(pl.List(pl.String), strict=False)
-    text = _text(name)
-    listed = pl.when(text.str.contains(r"^\s*\[.*\]\s*$")).then(text).str.json_decode(pl.List(pl.String))
-    return pl.coalesce(listed, pl.concat_list(text)).pipe(lambda value: pl.when(text.is_not_null()).then(value))
+        values = pl.col(name).cast(pl.List(pl.String), strict=False)
+    else:
+        values = _text(name).map_batches(_lists, return_dtype=pl.List(pl.String))
+    return values.list.drop_nulls()
+
+
+def _lists(texts: pl.Series) -> pl.Series:
+    likely = texts.set(~texts.str.contains(r"(?s)^\s*\[.*\]\s*$"), None)
+    try:
+        listed = likely.str.json_decode(pl.List(pl.String))
+    except pl.exceptions.ComputeError:
+        listed = pl.Series(map(_as_list, likely), dtype=pl.String).str.json_decode(pl.List(pl.String))
+    alone = pl.when(texts.is_not_null()).then(pl.concat_list(texts))
+    return pl.select(pl.coalesce(listed, alone)).to_series()
+
+
+def _as_list(text: str | None) -> str | None:
+    """A JSON list as one of texts; None for what only looks like one: "[music] a man sings [loudly]"."""
+    try:
+        values = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    return text and json.dumps([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
 
 
 def _derived_id() -> pl.Expr:

@@ -1,9 +1,10 @@
 """Long samples of a row, cut from its short tar: the frames of its clips, their joined captions, the summary.
 
-Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips`. The long
-text is their captions in order, each ended by a full stop where it has no stop of its own. `frames.per_long` frames
-are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each clip; a clip never shows one of
-its stored frames twice, so few clips give fewer frames. With `frames.format: mp4` the clips' videos are joined whole.
+Which clips: those of a group that survived extraction, if they are still at least `integrate.min_clips` and one of
+them has a caption. The long text is their captions in order, each ended by a full stop where it has no stop of its
+own. `frames.per_long` frames are dealt to the clips as evenly as whole numbers allow, and spread evenly inside each
+clip; a clip never shows one of its stored frames twice, so few clips give fewer frames. With `frames.format: mp4` the
+clips' videos are joined whole.
 """
 
 import itertools
@@ -30,7 +31,7 @@ def long_texts(root: str, row: int, config: ExpandConfig) -> list[LongText]:
     if format.LONG not in config.output.granularities:
         return []
     clips = plan.read_row(root, row).to_pylist()
-    offsets = _short_samples(root, clips[0]["split"], row)
+    offsets = _short_samples(root, _receipt(root, row))
     return [_long_text(group, config) for group in _surviving_groups(clips, offsets, config)]
 
 
@@ -40,11 +41,11 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
     Raises Transient where the row must stay pending.
     """
     started = time.time()
-    receipt = json.loads(storage.read_bytes(commit.receipt_url(root, row)))
+    receipt = _receipt(root, row)
     shards, generated = dict(receipt["shards"]), None
     try:
         if format.LONG in config.output.granularities:
-            shards[format.LONG], generated = _write_long(root, row, receipt["split"], config)
+            shards[format.LONG], generated = _write_long(root, receipt, config)
         _write_ledger(root, row, receipt["errors"])
         record = _record(receipt, shards, generated, started)
         return commit.write(root, row, record)
@@ -52,10 +53,11 @@ def compose_row(root: str, row: int, config: ExpandConfig) -> dict:
         raise Transient(f"row {row}: {error}") from error
 
 
-def _write_long(root: str, row: int, split: str, config: ExpandConfig) -> tuple[dict | None, dict]:
+def _write_long(root: str, receipt: dict, config: ExpandConfig) -> tuple[dict | None, dict]:
     """What the writer says of the long tar, and what its summaries came to (`summaries.account`)."""
+    row, split = receipt["row"], receipt["split"]
     clips = plan.read_row(root, row).to_pylist()
-    offsets = _short_samples(root, split, row)
+    offsets = _short_samples(root, receipt)
     groups = _surviving_groups(clips, offsets, config)
     generated = {line["sample_id"]: line for line in summaries.read(root, row).to_pylist()} if groups else {}
     short_tar = storage.join(root, format.shard_path(split, format.SHORT, row))
@@ -127,7 +129,8 @@ def _surviving_groups(clips: list[dict], offsets: dict, config: ExpandConfig) ->
     """Groups that make a long sample, without their failed clips."""
     planned = [list(group) for _, group in itertools.groupby(clips, key=lambda clip: clip["group"])]
     alive = [[clip for clip in group if clip["clip_id"] in offsets] for group in planned if group[0]["long"]]
-    return [group for group in alive if len(group) >= config.integrate.min_clips]
+    enough = [group for group in alive if len(group) >= config.integrate.min_clips]
+    return [group for group in enough if any(clip["caption"] for clip in group)]
 
 
 def _long_text(group: list[dict], config: ExpandConfig) -> LongText:
@@ -143,12 +146,17 @@ def _source_id(group: list[dict]) -> str:
     return sources.pop() if len(sources) == 1 else MIXED_SOURCES
 
 
-def _short_samples(root: str, split: str, row: int) -> dict[str, tuple[int, int]]:
+def _receipt(root: str, row: int) -> dict:
+    """What extraction made of a row (`extract.extract_row`)."""
+    return json.loads(storage.read_bytes(commit.receipt_url(root, row)))
+
+
+def _short_samples(root: str, receipt: dict) -> dict[str, tuple[int, int]]:
     """clip_id -> (offset, size) in the row's short tar, of the clips that were extracted."""
-    url = storage.join(root, format.sidecar_path(format.shard_path(split, format.SHORT, row)))
-    if not storage.exists(url):
+    shard = receipt["shards"][format.SHORT]
+    if shard is None:  # a sidecar that lies there all the same is of an earlier extraction
         return {}
-    lines = read_parquet(url, format.SIDECAR_SCHEMA).to_pylist()
+    lines = read_parquet(storage.join(root, format.sidecar_path(shard["path"])), format.SIDECAR_SCHEMA).to_pylist()
     return {line["clip_ids"][0]: (line["offset"], line["size"]) for line in lines if line["status"] == "ok"}
 
 

@@ -89,5 +89,6 @@ def _tried(root: str, token: str) -> str:
 
 
 def _temporary(root: str) -> str:
-    """A name that no listing shows, and that is swept up (`storage.remove_temporaries`) if its writer dies."""
+    """A name that no listing shows. If its writer dies, a local one is swept up (`storage.remove_temporaries`); in a
+    bucket its few bytes stay."""
     return storage.join(root, f".probe.{uuid.uuid4().hex[:12]}.tmp")

@@ -151,7 +151,9 @@ def _laid_out(
     group_sizes, row_sizes = _sizes(groups, count), _sizes(rows, count)
     first_group = np.searchsorted(groups, rows)
     group = np.repeat(np.arange(len(groups)) - np.repeat(first_group, _sizes(first_group, len(groups))), group_sizes)
-    is_long = group_sizes >= min_clips
+    # Without any caption (clips that have labels or questions instead) there is no long text.
+    captioned = frame["caption"].is_not_null().to_numpy()[index]
+    is_long = (group_sizes >= min_clips) & np.logical_or.reduceat(captioned, groups, dtype=bool)
     layout = pl.DataFrame(
         {
             "row": np.repeat(np.arange(len(rows), dtype=np.int32), row_sizes),

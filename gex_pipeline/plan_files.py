@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gex_pipeline.catalog import CLIP_SCHEMA
+from gex_pipeline.clip_schema import CLIP_SCHEMA
 from shards import scratch, storage
 from shards.errors import DatasetError, UserError
 from shards.format import canonical_json, digest
@@ -26,7 +26,7 @@ LAYOUT_SCHEMA = pa.schema(
         ("row", pa.int32()),
         ("split", pa.large_string()),
         ("group", pa.int32()),  # number within the row
-        ("long", pa.bool_()),  # the group has at least min_clips clips
+        ("long", pa.bool_()),  # the group has at least min_clips clips, and one of them a caption
         ("position", pa.int32()),  # within the group
     ]
 )
@@ -100,6 +100,15 @@ def read_row(root: str, row: int) -> pa.Table:
     rows = table["row"].to_numpy()
     first, end = np.searchsorted(rows, [row, row + 1])
     return table.slice(first, end - first)
+
+
+def durations(root: str) -> pl.DataFrame:
+    """clip_id and duration_ms of every clip of the plan under `root`; no line where no whole plan is there."""
+    lines = [PLAN_SCHEMA.empty_table().select(["clip_id", "duration_ms"])]
+    for name in _known_parts(root) or ():
+        with suppress(FileNotFoundError), storage.open_read(storage.join(root, "plan", name)) as file:  # a lost part comes back
+            lines.append(pq.read_table(file, columns=lines[0].column_names))
+    return pl.from_arrow(pa.concat_tables(lines))
 
 
 def _read_record(root: str) -> dict:

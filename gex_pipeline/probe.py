@@ -12,22 +12,27 @@ from gex_pipeline.fetch import range_of
 WORKERS = 8  # a probe mostly waits: for the disk, the network, its process
 
 
-def with_durations(clips: pl.DataFrame, located: Callable[[str], str], timeout_seconds: float) -> pl.DataFrame:
+def with_durations(
+    clips: pl.DataFrame, planned: pl.DataFrame, located: Callable[[str], str], timeout_seconds: float
+) -> pl.DataFrame:
     """`clips` with duration_ms filled in where it and end_ms are null; still null where ffprobe finds none.
 
-    `located` gives the path or URL of a clip's video.
+    Clips of an earlier run's plan (`planned`: clip_id, duration_ms) keep what it has, null too: with a file that came
+    back since, it would be another plan. `located` gives the path or URL of a clip's video.
     """
-    unknown = clips.filter(pl.col("duration_ms").is_null())["video"].unique().to_list()
-    if not unknown:
-        return clips
+    planned = planned.rename({"duration_ms": "planned_ms"}).with_columns(is_planned=True)
+    clips = clips.join(planned, on="clip_id", how="left").with_columns(pl.coalesce("duration_ms", "planned_ms"))
+    is_unknown = pl.col("duration_ms").is_null() & pl.col("is_planned").is_null()
+    unknown = clips.filter(is_unknown)["video"].unique().to_list()
+    clips = clips.drop("planned_ms")
     with ThreadPoolExecutor(WORKERS) as pool:
         durations = list(pool.map(lambda video: file_duration_ms(located(video), timeout_seconds), unknown))
     files = pl.DataFrame({"video": unknown, "file_ms": durations}, schema={"video": pl.String, "file_ms": pl.Int64})
     rest = pl.col("file_ms") - pl.col("start_ms").fill_null(0)
     return (
         clips.join(files, on="video", how="left")
-        .with_columns(duration_ms=pl.coalesce("duration_ms", pl.when(rest > 0).then(rest)))
-        .drop("file_ms")
+        .with_columns(duration_ms=pl.when(is_unknown & (rest > 0)).then(rest).otherwise("duration_ms"))
+        .drop("file_ms", "is_planned")
     )
 
 

@@ -186,7 +186,7 @@ def temporary_name(path: str) -> str:
 def remove_temporaries(root: str) -> None:
     """Delete the temporaries that killed writers left anywhere under a local folder; nothing may be writing there.
 
-    A remote store has none: what was not completed never existed.
+    In a remote store no writer of shards leaves any: what was not completed never existed.
     """
     path = local_path(root)
     for folder, _, names in os.walk(path) if path is not None else ():

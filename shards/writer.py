@@ -109,16 +109,18 @@ class ShardWriter:
 
     def close(self) -> dict | None:
         """Verify and publish: the tar, then its sidecar. Returns what the commit record says of the shard, or None
-        (and publishes nothing) when no sample succeeded. FileExistsError where the row has a commit record by now: its
-        tars are never replaced."""
-        if not self._samples:
-            self._discard()
-            return None
+        when no sample succeeded; then what an earlier attempt at the row left there goes. FileExistsError where the row
+        has a commit record by now: its tars are never replaced."""
         self._write(tar.END)
         self._file.close()
         self._verify()
         if storage.exists(storage.join(self._root, format.commit_path(self.row))):
             raise FileExistsError(f"{self._url}: its row was committed meanwhile")
+        if not self._samples:
+            storage.delete(self._sidecar_url)
+            storage.delete(self._url)
+            self._discard()
+            return None
         sidecar = parquet_bytes(pa.Table.from_pylist(self._lines, schema=format.SIDECAR_SCHEMA))
         storage.publish_file(self._temporary, self._url)
         storage.write_bytes_atomic(self._sidecar_url, sidecar)

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from contextlib import contextmanager
 from fnmatch import fnmatch
 
@@ -62,7 +63,7 @@ def read_text(url: str) -> str:
     try:
         data = storage.read_bytes(url)
         return (gzip.decompress(data) if url.endswith(".gz") else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{url}: cannot be read: {error}") from None
 
 
@@ -75,7 +76,7 @@ def read_json(url: str, kind: type):
     """The JSON value of a file, which must be a `kind` (list or dict)."""
     try:
         value = json.loads(read_text(url))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{url}: not JSON: {error}") from None
     if not isinstance(value, kind):
         raise UserError(f"{url}: holds a {type(value).__name__}, expected a {kind.__name__}")
@@ -88,7 +89,7 @@ def read_json_lines(url: str) -> list[dict]:
     for number, line in enumerate(read_lines(url), 1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{url}, line {number}: not JSON: {error}") from None
     return rows
 

@@ -30,18 +30,26 @@ class Coverage:
 def listing(root: str) -> list[str]:
     """Paths of all video and image files under a folder or URL, sorted, hidden files left out.
 
-    Raises `UserError` if the folder does not exist.
+    Raises `UserError` if the folder does not exist or cannot be listed.
     """
-    fs, base = fsspec.url_to_fs(root)
-    if not fs.exists(base):
+    try:
+        found = _files(root)
+    except Exception as error:  # stores have error classes of their own
+        raise UserError(f"cannot list the folder of videos {root}: {' '.join(str(error).split())}") from None
+    if found is None:
         raise UserError(f"no folder of videos {root}")
-    if isinstance(fs, LocalFileSystem):
-        # Benchmarks are often folders of links to where the videos lie, and fsspec follows no links.
-        found = [os.path.join(f, name) for f, _, names in os.walk(base, followlinks=True) for name in names]
-    else:
-        found = [fs.unstrip_protocol(path) for path in fs.find(base)]
     endings = tuple(f".{extension}" for extension in EXTENSIONS)
     return sorted(path for path in found if path.lower().endswith(endings) and "/." not in path[path.rfind("/") :])
+
+
+def _files(root: str) -> list[str] | None:
+    fs, base = fsspec.url_to_fs(root)
+    if not fs.exists(base):
+        return None
+    if isinstance(fs, LocalFileSystem):
+        # Benchmarks are often folders of links to where the videos lie, and fsspec follows no links.
+        return [os.path.join(f, name) for f, _, names in os.walk(base, followlinks=True) for name in names]
+    return [fs.unstrip_protocol(path) for path in fs.find(base)]
 
 
 def index(paths: list[str]) -> pl.DataFrame:

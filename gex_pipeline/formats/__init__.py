@@ -1,8 +1,11 @@
 """Readers of input tables: one small module a format, each turning one file into one `Table`."""
 
+import lzma
 import os
+import zlib
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import fsspec
@@ -52,11 +55,14 @@ class Catalog:
     bad: list[tuple[int, int, str]]
 
 
-def read_all(path: str, format: str) -> Catalog:
-    """Read every table that `path` (file, glob or fsspec URL) names. UserError where none can be read."""
+def read_all(path: str, format: str, texts: Collection[str]) -> Catalog:
+    """Read every table that `path` (file, glob or fsspec URL) names; `texts` are columns that stay text where they are.
+
+    UserError where none can be read.
+    """
     files = find(path)
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda file: _read(file, format), files))
+        tables = list(pool.map(lambda file: _read(file, format, texts), files))
     frames = [table.frame.with_columns(pl.lit(i, pl.UInt32).alias(FILE)) for i, table in enumerate(tables)]
     try:
         frame = pl.concat(frames, how="diagonal_relaxed")
@@ -86,11 +92,12 @@ def find(path: str) -> list[str]:
     return sorted(fs.unstrip_protocol(file) for file in found)
 
 
-def _read(file: str, format: str) -> Table:
+def _read(file: str, format: str, texts: Collection[str]) -> Table:
     try:
-        return _reader(file, format)(file)
-    except OSError as error:
+        table = _reader(file, format)(file)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last three: damaged compression
         raise UserError(f"input.path: cannot read {file}: {_first_line(error)}") from None
+    return replace(table, frame=delimited.with_numbers(table.frame, texts)) if table.untyped else table
 
 
 def _reader(file: str, format: str) -> Callable[[str], Table]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Collection, Iterator
 
 import polars as pl
 
@@ -33,15 +34,18 @@ def _read(url: str, separator: str) -> Table:
         line = pl.int_range(2, pl.len() + 2, dtype=pl.Int64) + spanned.cast(pl.Int64).cum_sum()
         named = ~pl.all_horizontal(pl.col(frame.columns).is_null())
         table = Table(frame.with_columns(line.alias(LINE)).filter(named))
-    return Table(_with_numbers(table.frame), table.bad)
+    return Table(table.frame, table.bad, untyped=True)
 
 
 def _read_rows(data: bytes, separator: str, url: str) -> Table:
     """The slow way, which knows which lines are bad."""
     reader = csv.reader(io.StringIO(data.decode(errors="surrogateescape"), newline=""), delimiter=separator)
-    header = next(reader)
+    records = _records(reader, url)
+    header = [name.encode(errors="surrogateescape").decode(errors="replace") for name in next(records)]
+    # The names that polars gives to columns of one name.
+    names = [f"{name}_duplicated_{header[:i].count(name) - 1}" if name in header[:i] else name for i, name in enumerate(header)]
     good, numbers, bad = [], [], []
-    for row in reader:
+    for row in records:
         text = separator.join(row)
         if not row:
             continue
@@ -52,13 +56,26 @@ def _read_rows(data: bytes, separator: str, url: str) -> Table:
         else:
             good.append([field or None for field in row])
             numbers.append(reader.line_num)
-    frame = pl.DataFrame(good, schema={name: pl.String for name in header}, orient="row")
+    frame = pl.DataFrame(good, schema={name: pl.String for name in names}, orient="row")
     return Table(frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), bad)
 
 
-def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns that are numbers throughout become numbers; one with a leading zero, which a number loses, stays text."""
-    return frame.with_columns(_number(frame[name]) for name in frame.columns if name != LINE)
+def _records(reader, url: str) -> Iterator[list[str]]:
+    end = 0
+    try:
+        for row in reader:
+            end = reader.line_num
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{url}: line {end + 1}: {error}; is a quote there not closed?") from None
+
+
+def with_numbers(frame: pl.DataFrame, texts: Collection[str]) -> pl.DataFrame:
+    """Columns that are numbers throughout become numbers, but for `texts`: the ids 1.1 and 1.10 are two.
+
+    One with a leading zero, which a number loses, stays text too.
+    """
+    return frame.with_columns(_number(frame[name]) for name in frame.columns if name != LINE and name not in texts)
 
 
 def _number(column: pl.Series) -> pl.Series:

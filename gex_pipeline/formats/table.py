@@ -17,6 +17,7 @@ class Table:
 
     frame: pl.DataFrame
     bad: list[tuple[int, str]] = field(default_factory=list)
+    untyped: bool = False  # every column is text, since the format has no numbers
 
 
 def open_table(url: str) -> BinaryIO:

@@ -37,7 +37,7 @@ def read(url: str) -> Table:
         for number, (key, members) in enumerate(_samples(file, damage), 1):
             try:
                 rows.append(_row(key, members, url.rsplit("/", 1)[-1]) | {LINE: number})
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter: json too deep
                 bad.append((number, f"sample {key}: {error}"))
     if damage and not number:
         raise UserError(f"{url}: cannot read as tar: {damage[0]}")
@@ -72,7 +72,7 @@ def _is_text(name: str) -> bool:
 
 def _row(key: str, members: dict[str, tar.Member], name: str) -> dict:
     """A sample's row; ValueError for one that is no clip."""
-    meta = json.loads(members["json"].data) if "json" in members else {}
+    meta = _json(members["json"].data) if "json" in members else {}
     if not isinstance(meta, dict):
         raise ValueError("its json is no object")
     video = next((members[extension] for extension in EXTENSIONS if extension in members), None)
@@ -91,6 +91,11 @@ def _row(key: str, members: dict[str, tar.Member], name: str) -> dict:
         "cut_start": cut_start,
         "cut_end": cut_end,
     } | {f"v2d_{field}" if field in _RENAMED else field: value for field, value in meta.items() if field not in _DROPPED}
+
+
+def _json(data: bytes):
+    """The value of a json file. Half of a surrogate pair, which it can escape and UTF-8 cannot write, is a question mark."""
+    return json.loads(json.dumps(json.loads(data), ensure_ascii=False).encode(errors="replace"))
 
 
 def _cut(clips) -> tuple[str | None, str | None]:

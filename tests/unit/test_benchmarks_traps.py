@@ -333,6 +333,15 @@ def test_videos_are_listed_once_through_links_and_urls(tmp_path):
         videos.listing(str(tmp_path / "nowhere"))
 
 
+def test_a_store_that_is_down_is_one_line(monkeypatch):
+    def down(*_):
+        raise RuntimeError("Could not connect\nto the endpoint")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "exists", down)
+    with pytest.raises(UserError, match="^cannot list the folder of videos memory://away: Could not connect to the endpoint$"):
+        videos.listing("memory://away")
+
+
 def test_a_half_found_video_counts_as_missing(tmp_path):
     touch(tmp_path, "x_0_60.mp4")
     windows = [

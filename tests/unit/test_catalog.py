@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gex_pipeline import catalog
+from gex_pipeline import catalog, plan
 from gex_pipeline.config import ExpandConfig, InputConfig
+from make_video import pattern_video
 from shards.errors import UserError
 
 ROWS = [
@@ -102,6 +103,19 @@ def test_times_are_read_to_the_millisecond(tmp_path, text, expected):
     assert ledger == [] and clips[0]["start_ms"] == expected
 
 
+def test_parquets_own_durations_and_times_of_day_are_times(tmp_path):
+    from datetime import date, time, timedelta
+
+    given = {"start": timedelta(seconds=5, microseconds=1500), "end": time(0, 1, 9, 500_000)}
+    frame = pl.DataFrame([clip(**given), clip(**given | {"start": None})])
+    for unit in ("ms", "us", "ns"):
+        frame.with_columns(pl.col("start").cast(pl.Duration(unit))).write_parquet(tmp_path / "t.parquet")
+        clips, _, _ = load(tmp_path / "t.parquet")
+        assert {(c["start_ms"], c["end_ms"]) for c in clips} == {(5001 if unit == "ms" else 5002, 69_500), (None, 69_500)}
+    pl.DataFrame([clip(start=date(1970, 1, 2), end=None)]).write_parquet(tmp_path / "t.parquet")
+    assert load(tmp_path / "t.parquet")[1][0]["message"].endswith("start is not a time: 1970-01-02")
+
+
 @given(st.integers(0, 10**11))
 @settings(max_examples=200, deadline=None)
 def test_microseconds_round_half_to_even_as_decimals_do(micros):
@@ -170,12 +184,29 @@ def test_a_malformed_csv_line_costs_that_line(tmp_path, bad, reason):
     assert ledger[0]["kind"] == "bad_row" and ledger[0]["message"].startswith(f"{path}:4: ") and reason in ledger[0]["message"]
 
 
+def test_a_repeated_name_is_numbered_with_and_without_a_malformed_line(tmp_path):
+    path, header = tmp_path / "t.csv", "video,caption,tag,tag,tag,caf\xe9\n"
+    found = []
+    for lines in ("v.mp4,a,x,y,z,c\n", "v.mp4,a,x,y,z,c\nv.mp4\n"):
+        path.write_bytes((header + lines).encode("latin-1"))
+        found.append(json.loads(load(path)[0][0]["extra"]))
+    assert found[0] == found[1] == {"tag": "x", "tag_duplicated_0": "y", "tag_duplicated_1": "z", "caf\ufffd": "c"}
+
+
 def test_csv_keeps_ids_as_they_are_written_and_counts_lines_through_quotes(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('clip_id,video,start,end,caption,zip,score\n007,1.mp4,0,1,"a\nb",010,1\n\n008,2.mp4,5,1,c,,2.5\n')
     clips, ledger, counts = load(path)
     assert clips[0]["clip_id"] == "007" and json.loads(clips[0]["extra"]) == {"zip": "010", "score": 1.0}
     assert ledger[0]["message"].startswith(f"{path}:5: ") and counts["rows_in"] == 2
+
+
+@pytest.mark.parametrize("ids", [("1.1", "1.10"), ("12345678901234567890", "12345678901234567891"), ("1e3", "1000")])
+def test_csv_ids_that_are_equal_as_numbers_are_different_ids(tmp_path, ids):
+    path = tmp_path / "t.csv"
+    path.write_text("name,video,start,caption,score\n" + "".join(f"{name},{name},1.50,{name},2.5\n" for name in ids))
+    clips, _, _ = load(path, columns={"clip_id": "name"}, filter="score > 2")
+    assert {(c["clip_id"], c["video"], c["caption"], c["start_ms"]) for c in clips} == {(i, i, i, 1500) for i in ids}
 
 
 def test_a_filter_counts_what_it_leaves_out(tmp_path):
@@ -254,6 +285,22 @@ def test_captions_and_sentences_are_lists_in_every_format(tmp_path):
     assert one["captions"] == ["just text"]
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("[music]", ["[music]"]),
+        ("[music] a man sings [loudly]", ["[music] a man sings [loudly]"]),
+        ("['a', 'b']", ["['a', 'b']"]),
+        ('["a",\n "b", null, 3, {"x": 1}]', ["a", "b", "3", '{"x": 1}']),
+        ("[" * 50_000 + "]" * 50_000, ["[" * 50_000 + "]" * 50_000]),
+    ],
+)
+def test_text_that_only_looks_like_a_list_is_a_list_of_one(tmp_path, text, expected):
+    rows = [clip(clip_id="a", sentences=text), clip(clip_id="b", sentences='["x", "y"]'), clip(clip_id="c")]
+    clips, _, _ = load(jsonl(tmp_path / "t.jsonl", rows))
+    assert [c["sentences"] for c in clips] == [expected, ["x", "y"], None]
+
+
 WRONG = [
     ({"path": ""}, r"input\.path is not set"),
     ({"path": "none.jsonl"}, r"input\.path: no file"),
@@ -266,6 +313,11 @@ WRONG = [
     ({"path": "reserved.jsonl"}, r"column 'key' has a name that the dataset format uses"),
     ({"path": "lists.jsonl"}, r"column 'video' should hold video, and holds values of type List"),
     ({"path": "bytes.parquet"}, r"column 'raw' holds bytes"),
+    ({"path": "bytes_in_struct.parquet"}, r"column 'raw' holds bytes"),
+    ({"path": "cut.jsonl.gz"}, r"cannot read .*cut\.jsonl\.gz: Compressed file ended"),
+    ({"path": "damaged.jsonl.gz"}, r"cannot read .*damaged\.jsonl\.gz: Error -3"),
+    ({"path": "no.jsonl.xz"}, r"cannot read .*no\.jsonl\.xz: Input format"),
+    ({"path": "quote.csv"}, r"quote\.csv: line 3: field larger than .*; is a quote there not closed\?"),
     ({"path": "none_at_all.jsonl"}, r"has no rows"),
     ({"path": "t.jsonl", "columns": {"video": "url"}}, r"input\.columns: video: the table has no column 'url'; it has clip_id"),
     ({"path": "t.jsonl", "columns": {"sample_id": "score"}}, r"input\.columns: 'sample_id' is no catalog column"),
@@ -279,6 +331,12 @@ def test_wrong_use_is_one_line_with_the_key(tmp_path, monkeypatch, keys, message
     monkeypatch.chdir(tmp_path)
     jsonl(tmp_path / "t.jsonl", ROWS), jsonl(tmp_path / "reserved.jsonl", [clip(key=1)])
     jsonl(tmp_path / "lists.jsonl", [clip(video=["v"])]), pl.DataFrame([clip(raw=b"x")]).write_parquet(tmp_path / "bytes.parquet")
+    pl.DataFrame([clip(raw=[{"bytes": b"x"}])]).write_parquet(tmp_path / "bytes_in_struct.parquet")
+    packed = gzip.compress(b"".join(b"%d" % i for i in range(9999)))
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-99])
+    (tmp_path / "damaged.jsonl.gz").write_bytes(packed[:20] + b"\xff\x00" * 20 + packed[60:])
+    (tmp_path / "no.jsonl.xz").write_bytes(b"hello")
+    (tmp_path / "quote.csv").write_text('video,caption\nv.mp4,a\nv.mp4,"a\n' + "w.mp4,a line\n" * 20_000)
     for name, data in {"none_at_all.jsonl": b"\n", "t.txt": b"x", "broken.parquet": b"PAR1 no", "empty.csv": b""}.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
@@ -296,6 +354,21 @@ def test_probe_finds_the_durations_of_whole_files(tmp_path):
     clips = sorted(catalog.load(config)[0].to_pylist(), key=lambda c: c["clip_id"])
     assert [c["duration_ms"] for c in clips] == [2000, 1500, 1000, None]
     assert [c["end_ms"] for c in clips] == [None, None, 1000, None]
+
+
+def test_a_planned_clip_keeps_its_duration_when_its_file_comes_back(tmp_path):
+    pattern_video(tmp_path / "v.mp4", seconds=2)
+    rows = [clip(clip_id="a", end=None), clip(clip_id="b", video="gone.mp4", end=None)]
+    config = ExpandConfig()
+    config.input.path, config.output.path = str(jsonl(tmp_path / "t.jsonl", rows)), str(tmp_path / "out")
+    config.catalog.probe = True
+
+    def planned():
+        return plan.write(plan.build(catalog.load(config)[0], config), config.output.path)["digest"]
+
+    first = planned()
+    (tmp_path / "v.mp4").rename(tmp_path / "gone.mp4")
+    assert planned() == first
 
 
 anything = st.one_of(st.none(), st.integers(-5, 5), st.floats(), st.text(max_size=4), st.sampled_from(["00:00:01", "2.5", "x", "train"]))

@@ -71,6 +71,13 @@ def test_ray_up_sends_the_token_and_not_the_environment():
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
 
 
+def test_a_job_reaches_the_cluster_and_runs_in_its_environment():
+    """`ray job submit` goes to the dashboard, and `python` is looked up on the PATH of `ray start`."""
+    head, worker = (read("cluster.yaml")[f"{name}_start_ray_commands"][-1] for name in ("head", "worker"))
+    assert "--dashboard-host=0.0.0.0" in head
+    assert all(line.startswith("PATH=~/gexia/.venv/bin:$PATH ") for line in (head, worker))
+
+
 def test_kuberay_and_kubernetes_accept_the_rayjob():
     manifest = read("rayjob.yaml")
     validate(manifest, MANIFEST)
@@ -96,6 +103,7 @@ def test_the_image_copies_what_is_there_and_installs_extras_that_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
     assert all(f"COPY {name} {name}" in dockerfile for name in packages)
+    assert re.search(r"ARG STORES=(\S+)", dockerfile)[1] == "s3fs" and re.search(r"pip install .* \$\{STORES\}$", dockerfile, re.MULTILINE)
     extras = set(re.search(r"EXTRAS=(\S+) for", dockerfile)[1].split(",")) | {re.search(r"ARG EXTRAS=(\S+)", dockerfile)[1]}
     assert extras <= project["project"]["optional-dependencies"].keys()
     assert project["project"]["requires-python"] == ">=3.11" and "FROM python:3.11" in dockerfile

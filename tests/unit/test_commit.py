@@ -110,3 +110,13 @@ def test_a_committed_row_is_not_written_again(job):
     record = storage.read_bytes(storage.join(ROOT, "commits/00000.json"))
     assert [job(stage, healthy=False) for stage in STAGES] == ["", "", ""]
     assert storage.read_bytes(storage.join(ROOT, "commits/00000.json")) == record
+
+
+def test_a_row_that_is_redone_while_its_videos_are_away_keeps_nothing_of_the_first_time(job, tmp_path):
+    job.finish()
+    commit.withdraw(ROOT, ROW)
+    for video in tmp_path.glob("in/*.mp4"):
+        video.unlink()
+    assert [job(stage, healthy=False) for stage in STAGES] == ["", "", ""]
+    record = json.loads(storage.read_bytes(storage.join(ROOT, "commits/00000.json")))
+    assert record["shards"] == {"short": None, "image": None, "long": None} and is_whole(job)

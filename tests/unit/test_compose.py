@@ -41,6 +41,12 @@ def test_only_groups_with_enough_surviving_clips_are_long():
     assert [[c["clip_id"] for c in group] for group in groups] == [["a", "b"]]
 
 
+def test_a_group_whose_captioned_clips_are_lost_makes_no_long_sample():
+    clips = [clip("a", None), clip("b", None), clip("c", "x"), clip("d", None, group=1), clip("e", "y", group=1)]
+    alive = dict.fromkeys("abde", (0, 1))
+    assert [[c["clip_id"] for c in group] for group in compose._surviving_groups(clips, alive, ExpandConfig())] == [["d", "e"]]
+
+
 def test_a_sample_is_the_same_whatever_else_is_in_its_row():
     pair, config = [clip("a", "x"), clip("b", "y")], ExpandConfig()
     assert compose._long_text(pair, config).sample_id == compose._long_text([{**c, "group": 7} for c in pair], config).sample_id

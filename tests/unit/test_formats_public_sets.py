@@ -75,7 +75,27 @@ def test_internvid(tmp_path):
     assert json.loads(table["extra"][0]) == {"Aesthetic_Score": 4.5, "UMT_Score": 0.4}
 
 
+def test_ids_and_durations_may_be_numbers(tmp_path):
+    row = INTERNVID | {"YoutubeID": 12345, "Start_timestamp": "00:00:01.000", "End_timestamp": "00:00:02.000"}
+    (tmp_path / "i.jsonl").write_text(json.dumps(row))
+    (tmp_path / "w.jsonl").write_text(json.dumps({"videoid": 12345, "name": "a dog", "duration": 17}))
+    table, _ = load(tmp_path / "i.jsonl", "internvid", tmp_path)
+    assert table.select("clip_id", "video").row(0) == ("12345_00:00:01.000_00:00:02.000", "12345.mp4")
+    table, _ = load(tmp_path / "w.jsonl", "webvid", tmp_path)
+    assert table.select("video", "duration_ms").row(0) == ("12345.mp4", 17_000)
+
+
+@pytest.mark.parametrize("text, message", [("{}", "a.json: no timed sentence in it"), ("[" * 100_000, "a.json: not JSON: ")])
+def test_a_file_without_sentences_is_one_line(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "a.json", "activitynet", tmp_path)
+
+
 def test_wrong_use_is_one_line(tmp_path):
+    (tmp_path / "n.jsonl").write_text('{"videoid": ["a"], "name": "x", "duration": 2}')
+    with pytest.raises(UserError, match="n.jsonl: column 'videoid' holds values of type List"):
+        load(tmp_path / "n.jsonl", "webvid", tmp_path)
     (tmp_path / "x.jsonl").write_text('{"YoutubeID": "a"}')
     with pytest.raises(UserError, match="x.jsonl: no column 'Start_timestamp'; it has YoutubeID"):
         load(tmp_path / "x.jsonl", "internvid", tmp_path)

@@ -77,6 +77,15 @@ def test_the_jsons_fields_pass_through_whatever_their_types(set_of_tars):
     assert not {"key", "status", "error_message", "caption"} & set().union(*extra)
 
 
+def test_json_that_no_text_can_hold_costs_a_sample_or_a_sign(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "t.tar")) as tar:
+        tar.write({"__key__": "0", "mp4": b"a", "txt": "x", "json": b'{"title": "cut \\ud83d", "tags": ["\\ud83d", "\\ud83d\\ude00"]}'})
+        tar.write({"__key__": "1", "mp4": b"a", "txt": "x", "json": b"[" * 100_000})
+    clips, ledger, _ = load(tmp_path / "t.tar")
+    assert [json.loads(clip["extra"]) for clip in clips] == [{"title": "cut ?", "tags": '["?", "\U0001f600"]'}]
+    assert "t.tar:2: sample 1: maximum recursion depth exceeded" in ledger[0]["message"]
+
+
 def test_a_cut_tar_costs_what_was_cut(set_of_tars, tmp_path):
     data = (set_of_tars / "00000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[:74_000])  # inside the second sample

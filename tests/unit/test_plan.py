@@ -254,6 +254,14 @@ def test_settings_that_cannot_be_met_are_refused_by_name(keys, message):
         planned(catalog_of([("s", 10 * i, 5) for i in range(5)]), **keys)
 
 
+@pytest.mark.parametrize("by", ["source", "random"])
+def test_a_group_without_any_caption_is_not_long(by):
+    clips = [{"source_id": f"s{i // 2}", "start_ms": i, "caption": "x" if i == 3 else None} for i in range(8)]
+    built, lines = planned(catalog_of(clips), by=by)
+    long = [group for group in groups_of(lines).values() if group[0]["long"]]
+    assert len(long) == built.counts["long"] == 1 and any(line["caption"] for line in long[0])
+
+
 def test_a_source_in_two_splits_is_refused():
     clips = [{"source_id": "s", "start_ms": i, "end_ms": 9, "split": split} for i, split in enumerate(["train", None, "val"])]
     with pytest.raises(UserError, match="split: source 's' has clips in train and in val"):

@@ -5,21 +5,43 @@ import pty
 import subprocess
 import sys
 import termios
+import threading
+import time
 
 from gex_pipeline import progress
 
 
 def test_a_log_gets_a_line_a_minute_with_rate_and_time_left(monkeypatch, capsys):
-    now = 1000.0
+    """Whether or not a row was finished within it."""
+    now, minutes, finished = 1000.0, [], {2: 1200, 4: 1200}
+
+    def wait(over, seconds):
+        nonlocal now
+        minutes.append(seconds)
+        now += seconds
+        shown.add(finished.get(len(minutes), 0))
+        return len(minutes) > 4
+
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    with progress.Progress(total=10_000, done=4_000) as shown:
-        for _ in range(240):
-            now += 1
-            shown.add(10)
-    assert capsys.readouterr().err.splitlines() == [
-        f"{clips:,} of 10,000 clips, 10.0 clips/s, {left} left"
-        for clips, left in ((4_600, "09:00"), (5_200, "08:00"), (5_800, "07:00"), (6_400, "06:00"))
+    monkeypatch.setattr(progress.Event, "wait", wait)
+    shown = progress.Progress(total=10_000, done=4_000)
+    shown._log()
+    assert set(minutes) == {60} and capsys.readouterr().err.splitlines() == [
+        "4,000 of 10,000 clips, 0.0 clips/s, no estimate yet",
+        "5,200 of 10,000 clips, 10.0 clips/s, 08:00 left",
+        "5,200 of 10,000 clips, 6.7 clips/s, 12:00 left",
+        "6,400 of 10,000 clips, 10.0 clips/s, 06:00 left",
     ]
+
+
+def test_the_lines_come_by_themselves_and_end_with_the_work(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.02)
+    before = threading.active_count()
+    with progress.Progress(total=10, done=4):
+        time.sleep(0.5)
+    assert capsys.readouterr().err.startswith("4 of 10 clips, ")
+    time.sleep(0.2)
+    assert threading.active_count() == before and capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar_that_counts_what_was_done_before():

@@ -174,7 +174,8 @@ def test_a_failed_sample_is_a_line_of_the_sidecar_and_takes_no_key(tmp_path):
     assert record["samples"] == 1
 
 
-def test_a_row_of_failures_publishes_nothing(tmp_path):
+def test_a_row_of_failures_publishes_nothing_and_keeps_nothing_of_an_earlier_attempt(tmp_path):
+    write(tmp_path, format.SHORT, 0, [sample()])
     with ShardWriter(str(tmp_path), "train", format.SHORT, 0) as writer:
         writer.fail(sample_id="f0", source_id="s", clip_ids=["c"], kind="corrupt", error="no frame")
         assert writer.close() is None
