@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import time
+from dataclasses import replace
 
 import openai
 
@@ -18,6 +19,8 @@ from shards.errors import UserError
 TRIES = 5
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds before the second try; each further wait is twice as long
 REFUSALS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+TEXT_REFUSALS = (openai.BadRequestError, openai.UnprocessableEntityError)
+HARMLESS = LongText("", "A dog runs.", ["A dog runs."])
 BYTES_A_TOKEN, TOKENS_A_TURN = 3, 8  # a cautious guess: tokens are counted by the server alone
 
 
@@ -88,15 +91,27 @@ class OpenAIBackend:
         started = time.monotonic()
         asked = [asyncio.ensure_future(self.ask(text, seed, temperature)) for text, seed in zip(texts, seeds, strict=True)]
         try:
-            completions = await asyncio.gather(*asked)
+            results = await asyncio.gather(*asked)
         finally:
             for task in asked:
                 task.cancel()
         share = (time.monotonic() - started) / max(len(asked), 1)
-        return [self.result(completion, share) for completion in completions]
+        return [replace(result, seconds=share) for result in results]
 
-    async def ask(self, text: LongText, seed: int, temperature: float) -> openai.types.chat.ChatCompletion:
-        """The server's answer to one text, tried until TRIES is used up."""
+    async def ask(self, text: LongText, seed: int, temperature: float) -> Result:
+        """The server's answer to one text; an empty one, which no guard lets pass, where it refuses this text alone."""
+        try:
+            return await self.request(text, seed, temperature)
+        except TEXT_REFUSALS:
+            pass
+        try:
+            await self.request(HARMLESS, seed, temperature)
+        except TEXT_REFUSALS as error:  # not the text but what we ask with: all summaries would be fallbacks
+            raise Transient(f"{self.config.url} refuses every text: {self.reason(error)}") from None
+        return Result("", "refused", 0, 0, self.config.model, 0.0)
+
+    async def request(self, text: LongText, seed: int, temperature: float) -> Result:
+        """The server's answer to one text, tried until TRIES is used up; TEXT_REFUSALS are left to the caller."""
         body = {"model": self.config.model, "messages": self.prompt.messages(text), "seed": seed}
         body |= {"temperature": temperature, "max_tokens": self.config.max_new_tokens, "extra_body": self.config.engine}
         async with self.places:
@@ -104,15 +119,14 @@ class OpenAIBackend:
                 try:
                     async with asyncio.timeout(self.config.timeout_seconds):
                         completion = await self.client.chat.completions.create(**body)
-                    if completion.choices[0].message:
-                        return completion
+                    return self.result(completion)
                 except REFUSALS as error:
                     raise self.lost(error) from None
-                except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                    raise Transient(f"{self.config.url} refuses sample {text.sample_id}: {self.reason(error)}") from None
+                except TEXT_REFUSALS:
+                    raise
                 except (openai.OpenAIError, TimeoutError) as error:
                     why = error
-                except (ValueError, AttributeError, TypeError, IndexError):  # no json, or not of that shape
+                except (ValueError, AttributeError, TypeError, LookupError):  # no json, or not of that shape
                     why = ValueError("an answer without text")
                 if attempt + 1 < TRIES:
                     await asyncio.sleep(delay(attempt, why))
@@ -123,10 +137,14 @@ class OpenAIBackend:
         self.answering = False
         return Transient(f"no summary from {self.config.url}: {self.reason(why)}")
 
-    def result(self, completion: openai.types.chat.ChatCompletion, seconds: float) -> Result:
+    def result(self, completion: openai.types.chat.ChatCompletion) -> Result:
+        """What an answer says; one of the errors of looking for it where it has another shape."""
         choice, usage = completion.choices[0], completion.usage
-        counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        return Result(choice.message.content or "", choice.finish_reason or "stop", *counts, self.config.model, seconds)
+        said, finish = choice.message.content or "", choice.finish_reason or "stop"
+        if not isinstance(said, str) or not isinstance(finish, str):
+            raise TypeError("no text")
+        counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
+        return Result(said, finish, *counts, self.config.model, 0.0)
 
     def reason(self, error: Exception) -> str:
         """One line that never holds the key, whatever a server repeats."""

@@ -12,6 +12,7 @@ from gex_pipeline.config import CompressConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.llm import openai_backend, prompt
 from gex_pipeline.summaries import LongText
+from gex_pipeline.summarizer import Summarizer
 from shards.errors import UserError
 
 TEXTS = [LongText(f"s{i}", f"A man sees {i} dogs.", [f"A man sees {i} dogs."]) for i in range(8)]
@@ -63,6 +64,26 @@ def test_what_passes_is_tried_again(server, word):
     assert results[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 3
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"choices": {"0": 1}},
+        {"choices": ["x"]},
+        {"choices": [{"message": "hello"}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": [{"type": "text", "text": "x"}]}}]},
+        {"choices": [{"message": {"content": "x"}, "finish_reason": 5}]},
+        {"usage": "x"},
+        {"usage": {"prompt_tokens": "x"}},
+    ],
+    ids=str,
+)
+def test_an_answer_of_another_shape_is_tried_again(server, part):
+    server.script = deque([lambda answer: answer | part, "ok"])
+    assert ask(make(server), TEXTS[:1])[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 2
+
+
 def test_waits_grow_and_retry_after_is_obeyed(server):
     server.script = deque([(429, {"retry-after": "0.4"}), (500, {}), (500, {}), "ok"])
     ask(make(server), TEXTS[:1])
@@ -83,11 +104,25 @@ def test_a_server_that_stays_broken_leaves_the_row_pending(server, word, says):
     assert 5 <= len(server.asked) <= 10
 
 
-def test_a_request_that_is_refused_is_not_repeated(server):
-    server.script = deque([(400, {})])
-    with pytest.raises(Transient, match="refuses sample s0: .*refused with") as caught:
+def test_one_text_that_is_refused_is_the_only_fallback_of_its_row(server):
+    server.refused = "3 dogs"
+    backend = make(server)
+    results = ask(backend)
+    assert [(r.text, r.finish_reason) for r in results if r.finish_reason != "stop"] == [("", "refused")]
+    assert results[3].text == "" and len(server.asked) == len(TEXTS) + 1  # one more, whether it takes others
+    server.says = "Someone watches several animals play."
+    lines = Summarizer(backend.config).summarize(TEXTS)
+    assert [line["status"] for line in lines] == ["ok"] * 3 + ["fallback"] + ["ok"] * 4
+    assert (lines[3]["finish_reason"], lines[3]["reason"], lines[3]["rejected"]) == ("refused", "empty", ["empty", "empty"])
+
+
+@pytest.mark.parametrize("status, says", [(400, "refuses every text"), (422, "refuses every text"), (401, "no summary"),
+                                          (403, "no summary"), (404, "no summary")])  # fmt: skip
+def test_a_server_that_refuses_every_text_leaves_the_row_pending_and_is_not_asked_again(server, status, says):
+    server.script = deque([(status, {})])
+    with pytest.raises(Transient, match=f"{says}.*refused with") as caught:
         ask(make(server), TEXTS[:1])
-    assert len(server.asked) == 1 and KEY not in str(caught.value)
+    assert len(server.asked) <= 2 and KEY not in str(caught.value)
 
 
 def test_a_server_that_is_down_costs_no_waiting_and_is_found_when_it_is_back(server):
