@@ -59,7 +59,7 @@ class CompressConfig:
     retries: int = 1  # generations after the first, each with its own derived seed
     temperature: float = 0.0
     max_new_tokens: int = 64
-    max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say
+    max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say (hosted servers do not)
     dtype: str = "auto"  # of the weights; auto: as they are stored; transformers: float32 on a CPU, else bfloat16
     quantization: str | None = None  # vllm's name of a method; null: what the model's config says
     seed: int = 0
@@ -71,7 +71,9 @@ class CompressConfig:
     actors: int = 1  # processes with a model each; what each has: resources.compress
     tensor_parallel: int = 1  # GPUs that vllm spreads one model over, of those in resources.compress
     rows_in_flight: int = 4  # rows whose texts are in one engine, or on their way to the server, at once
-    engine: dict[str, Any] = field(default_factory=dict)  # further arguments of vllm's engine (enforce_eager: true)
+    # Further arguments of vllm's engine (enforce_eager: true). Of an openai server's requests (top_p: 0.9): these decide
+    # what comes out.
+    engine: dict[str, Any] = field(default_factory=dict)
     python: str | None = None  # interpreter of another environment for these actors: `make setup-vllm` builds one
     env: dict[str, str] = field(default_factory=dict)  # their environment variables (VLLM_CPU_KVCACHE_SPACE: "4"); no secrets
     url: str | None = None  # of openai: http://host:8000/v1

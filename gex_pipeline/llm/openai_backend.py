@@ -48,7 +48,7 @@ class OpenAIBackend:
             pass  # it may be up by the time that the first row comes; else that row says so
 
     def greet(self) -> None:
-        """Learn from the server which models it has and how long a text may be; UserError where ours is not there."""
+        """Learn from the server which models it has and how long a text may be; UserError where ours or its context is not there."""
         if self.answering:
             return
         try:
@@ -63,6 +63,11 @@ class OpenAIBackend:
         if known and self.config.model not in known:
             raise UserError(f"compress.model: the server has no {self.config.model}; it has {', '.join(sorted(known)[:9])}")
         self.context = self.config.max_model_len or known.get(self.config.model)
+        if not isinstance(self.context, int):  # longer texts could be cut silently
+            raise UserError(
+                f"compress.max_model_len is not set, and {self.config.url} does not say how many tokens "
+                f"{self.config.model} reads; give the model's context"
+            )
         if not self.fits_context(LongText("", "x", ["x"])):
             raise UserError(
                 f"compress.max_model_len: a context of {self.context:,} tokens is too small for the prompt and "
@@ -81,7 +86,7 @@ class OpenAIBackend:
     def fits_context(self, text: LongText) -> bool:
         turns = [turn["content"] for turn in self.prompt.messages(text)]
         tokens = sum(len(turn.encode()) // BYTES_A_TOKEN + TOKENS_A_TURN for turn in turns)
-        return self.context is None or tokens + self.config.max_new_tokens <= self.context
+        return tokens + self.config.max_new_tokens <= self.context
 
     def generate(self, texts: list[LongText], seeds: list[int], temperature: float) -> list[Result]:
         self.greet()

@@ -126,7 +126,7 @@ def test_a_server_that_refuses_every_text_leaves_the_row_pending_and_is_not_aske
 
 
 def test_a_server_that_is_down_costs_no_waiting_and_is_found_when_it_is_back(server):
-    backend = make(server)
+    backend = make(server, max_model_len=4096)
     url, port = server.url, server.server_port
     server.shutdown()
     server.server_close()
@@ -150,6 +150,14 @@ def test_the_context_is_the_servers_and_a_long_text_does_not_fit(server):
     server.models[0]["max_model_len"] = 100
     with pytest.raises(UserError, match="compress.max_model_len: a context of 100 tokens is too small"):
         make(server)
+
+
+@pytest.mark.parametrize("models", [None, [], [{"id": "m", "object": "model"}], [{"id": "m", "max_model_len": "x"}]], ids=str)
+def test_a_server_that_does_not_say_its_context_needs_it_in_the_config(server, models):
+    server.models = models
+    with pytest.raises(UserError, match="compress.max_model_len is not set, and .* how many tokens m reads; give"):
+        make(server)
+    assert make(server, max_model_len=4096).context == 4096
 
 
 def test_what_the_server_refuses_for_every_text_is_refused_at_start(server):
