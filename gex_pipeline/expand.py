@@ -179,7 +179,7 @@ def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], d
                     if name == "extract":
                         fetched = started + made["fetch_seconds"]
                         item, started = {**item, "fetch": [started, fetched]}, fetched
-            except (Transient, OSError) as error:
+            except (Transient, OSError, UserError) as error:
                 why = f"{name}: {error}"
             except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1
                 traceback.print_exc()

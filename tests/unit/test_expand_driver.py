@@ -46,6 +46,7 @@ def test_rows_that_a_broken_cluster_did_not_reach_stay_pending(monkeypatch, caps
     [
         (Transient("video.mp4: no byte came for 60 s"), "extract: video.mp4: no byte came for 60 s", False),
         (OSError(errno.ENOSPC, "No space left on device"), "extract: [Errno 28] No space left on device", False),
+        (UserError("compress.max_model_len is not set"), "extract: compress.max_model_len is not set", False),
         (KeyError("a fault of ours"), "extract: KeyError: 'a fault of ours'", True),
     ],
 )
