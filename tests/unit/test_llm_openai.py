@@ -174,10 +174,16 @@ def test_what_the_server_refuses_for_every_text_is_refused_at_start(server):
     [
         ({"url": None}, "compress.url is None"),
         ({"url": "localhost:8000"}, "compress.url is localhost:8000"),
-        ({"url": "http://me:secret@host/v1"}, "compress.url holds a name or password"),
+        ({"url": "http://[::1/v1"}, r"compress.url is http://\[::1/v1"),
+        ({"url": "http://host:port/v1"}, "compress.url is http://host:port/v1"),
+        ({"url": "http://me:secret@host/v1"}, "compress.url holds a name, password or query"),
+        ({"url": "http://host/v1?api-key=secret"}, "compress.url holds a name, password or query"),
+        ({"url": "http://host/v1", "key_env": "sk-secret"}, "compress.key_env is no name of an environment variable"),
+        ({"url": "http://host/v1", "key_env": "gsk_secret"}, "compress.key_env is no name of an environment variable"),
         ({"url": "http://host/v1", "model": None}, "compress.model is not set"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(settings, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as refusal:
         llm.check(CompressConfig(**{"backend": "openai", "model": "m"} | settings))
+    assert "secret" not in str(refusal.value)
