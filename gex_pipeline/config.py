@@ -78,7 +78,7 @@ class CompressConfig:
     python: str | None = None  # interpreter of another environment for these actors: `make setup-vllm` builds one
     env: dict[str, str] = field(default_factory=dict)  # their environment variables (VLLM_CPU_KVCACHE_SPACE: "4"); no secrets
     url: str | None = None  # of openai: http://host:8000/v1, without a query
-    key_env: str = "OPENAI_API_KEY"  # of the actors' environment variable (capital letters) that holds the key; unset: no key
+    key_env: str = "OPENAI_API_KEY"  # environment variable of the actors that holds the key, in capitals; unset: no key
     requests: int = 64  # at the server at once, an actor
     timeout_seconds: float = 300.0  # of a request; of vllm: without a finished text, then the engine is started anew
 

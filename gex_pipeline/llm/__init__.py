@@ -47,7 +47,9 @@ def check_numbers(config: CompressConfig) -> None:
 def check_secrets(config: CompressConfig) -> None:
     """UserError where a key may be in what the dataset's expand.json repeats; the values are not printed."""
     if set("@?#") & set(config.url or ""):
-        raise UserError("compress.url holds a name, password or query; put the key into the variable that compress.key_env names")
+        raise UserError(
+            "compress.url holds a name, password or query; put the key into the variable that compress.key_env names"
+        )
     if not re.fullmatch("[A-Z_][A-Z0-9_]*", config.key_env):
         raise UserError(
             "compress.key_env is no name of an environment variable (capital letters, digits, _); "
@@ -71,7 +73,18 @@ def check_server(config: CompressConfig) -> None:
 
 
 def create(config: CompressConfig, prompt: Prompt) -> Backend:
-    """The backend of a config, model loaded. Each module is imported only when asked for: torch is heavy."""
+    """The backend of a config, model loaded; UserError where that fails."""
+    try:
+        return load(config, prompt)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"compress.model: {config.model} does not load: {reason[:400]}") from error
+
+
+def load(config: CompressConfig, prompt: Prompt) -> Backend:
+    """Each module is imported only when asked for: torch is heavy."""
     if config.backend == "transformers":
         from gex_pipeline.llm.transformers_backend import TransformersBackend
 

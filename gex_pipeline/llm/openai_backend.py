@@ -48,7 +48,7 @@ class OpenAIBackend:
             pass  # it may be up by the time that the first row comes; else that row says so
 
     def greet(self) -> None:
-        """Learn from the server which models it has and how long a text may be; UserError where ours or its context is not there."""
+        """Learn from the server which models it has and how long a text may be; UserError for what cannot work."""
         if self.answering:
             return
         try:

@@ -56,7 +56,8 @@ class VllmBackend:
         atexit.register(self.close)  # an engine that ends with its parent is reported as if it had been lost
 
     def close(self) -> None:
-        """End the engine's processes."""
+        """End the engine's processes; nothing is left for the exit to do, nor to hold."""
+        atexit.unregister(self.close)
         if self.engine is not None:
             self.background.run(self.discard(self.engine))
 

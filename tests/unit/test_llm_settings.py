@@ -128,7 +128,7 @@ def test_how_summaries_are_made_is_no_part_of_a_datasets_identity(tmp_path):
 @pytest.mark.parametrize(
     "settings, says",
     [
-        *(({name: value}, f"compress.{name} is {value}; it must be positive") for name in llm._POSITIVE for value in (0, -5)),
+        *(({name: value}, f"compress.{name} is {value}; it must be pos") for name in llm._POSITIVE for value in (0, -5)),
         *(({name: -1}, f"compress.{name} is -1; it must be 0 or more") for name in ("min_words", "retries", "temperature")),
         ({"temperature": float("nan")}, "compress.temperature is nan"),
         ({"min_words": 50}, r"compress.min_words \(50\) is more than compress.max_words \(40\)"),

@@ -2,6 +2,7 @@
 by ones that die and stall on command; tests/vllm has the real ones."""
 
 import asyncio
+import atexit
 import importlib
 import subprocess
 import sys
@@ -131,6 +132,14 @@ def test_an_engine_that_does_not_come_back_leaves_rows_pending(make):
 def test_an_engine_that_never_starts_ends_the_run(make):
     with pytest.raises(UserError, match="vLLM's engine does not start: no memory left for this model"):
         make("fails")
+
+
+def test_an_engine_that_is_closed_is_ended_and_let_go_of(make, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    backend = make("lives")
+    backend.close()
+    assert Engine.started[0].ended and backend.engine is None and forgotten == [backend.close]
 
 
 def test_a_watchdog_ends_what_it_guards_when_its_owner_is_killed(tmp_path):
