@@ -18,6 +18,7 @@ from shards.errors import UserError
 
 TRIES = 5
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds before the second try; each further wait is twice as long
+SILENCES = 3  # rows in a row that may be lost to silence; each has waited TRIES times compress.timeout_seconds
 REFUSALS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 TEXT_REFUSALS = (openai.BadRequestError, openai.UnprocessableEntityError)
 HARMLESS = LongText("", "A dog runs.", ["A dog runs."])
@@ -28,7 +29,7 @@ class OpenAIBackend:
     """All texts of all rows in flight share one bound on requests.
 
     What may pass (429, 5xx, a dropped connection, silence, an answer that is none) is tried again, ever later; then the
-    row stays pending, and further rows wait for nothing while not even the list of models comes back.
+    row stays pending, and further rows wait for nothing while not even the list of models comes back, or after SILENCES.
     """
 
     name = "openai"
@@ -41,7 +42,7 @@ class OpenAIBackend:
         self.client = openai.AsyncOpenAI(base_url=config.url, api_key=self.key or "none", max_retries=0)
         self.background, self.places = Background(), asyncio.Semaphore(config.requests)
         self.context: int | None = None
-        self.answering = False
+        self.answering, self.silences = False, 0
         try:
             self.greet()
         except Transient:
@@ -51,6 +52,8 @@ class OpenAIBackend:
         """Learn from the server which models it has and how long a text may be; UserError for what cannot work."""
         if self.answering:
             return
+        if self.silences >= SILENCES:
+            raise Transient(f"given up: {self.config.url} was silent for {SILENCES} rows one after the other")
         try:
             models = self.background.run(self.models())
         except REFUSALS[:2] as error:
@@ -124,7 +127,9 @@ class OpenAIBackend:
                 try:
                     async with asyncio.timeout(self.config.timeout_seconds):
                         completion = await self.client.chat.completions.create(**body)
-                    return self.result(completion)
+                    result = self.result(completion)
+                    self.silences = 0
+                    return result
                 except REFUSALS as error:
                     raise self.lost(error) from None
                 except TEXT_REFUSALS:
@@ -138,7 +143,12 @@ class OpenAIBackend:
         raise self.lost(why)
 
     def lost(self, why: Exception) -> Transient:
-        """For a row that the server fails; the next one asks first whether it is back."""
+        """For a row that the server fails; the next one asks first whether it is back.
+
+        A server may list its models and still answer nothing: every row would wait as long.
+        """
+        if self.answering and isinstance(why, (TimeoutError, openai.APITimeoutError)):
+            self.silences += 1
         self.answering = False
         return Transient(f"no summary from {self.config.url}: {self.reason(why)}")
 

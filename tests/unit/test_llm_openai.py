@@ -104,6 +104,22 @@ def test_a_server_that_stays_broken_leaves_the_row_pending(server, word, says):
     assert 5 <= len(server.asked) <= 10
 
 
+def test_a_server_that_lists_its_models_and_says_no_more_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(openai_backend, "TRIES", 2)
+    server.script = deque([2.0] * 2 + ["ok"] + [2.0])
+    backend = make(server, timeout_seconds=0.5)
+    asked = []
+    for _ in range(6):
+        before = len(server.asked)
+        try:
+            ask(backend, TEXTS[:1])
+            said = "answered"
+        except Transient as error:
+            said = "given up" if "given up" in str(error) else "silent"
+        asked.append((said, len(server.asked) - before))
+    assert asked == [("silent", 2), ("answered", 1), *[("silent", 2)] * 3, ("given up", 0)]
+
+
 def test_one_text_that_is_refused_is_the_only_fallback_of_its_row(server):
     server.refused = "3 dogs"
     backend = make(server)
