@@ -112,7 +112,8 @@ def lines(run: dict, root: str) -> list[str]:
         made, size = run["summaries"]["generated"], run["summaries"]["bytes"] / 1e6
         out.append(f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB")
     elif (kept := run["long_texts"]["ok"] + run["long_texts"]["fallback"]) and not rows["this_run"] + rows["pending"]:
-        out.append(f"   texts  all rows were done already: {kept:,} summaries, {run['stored_bytes'] / 1e6:,.2f} MB in the store")
+        size = run["stored_bytes"] / 1e6
+        out.append(f"   texts  all rows were done already: {kept:,} summaries, {size:,.2f} MB in the store")
     if said := _guarded(run["long_texts"]):
         out.append(f"  guards  {said}")
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["busy_seconds"].items()) or "nothing to do"
