@@ -11,7 +11,8 @@ With `--injections` the texts hold instructions to the model, and the table says
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,9 +23,13 @@ import pyarrow.parquet as pq
 from gex_pipeline import injections, llm, scores
 from gex_pipeline.assess_inputs import common, read_texts
 from gex_pipeline.config import CompressConfig
+from gex_pipeline.errors import Transient
 from gex_pipeline.summaries import LongText
 from gex_pipeline.summarizer import Summarizer
 from shards.errors import UserError
+
+# A backend's name and settings -> rows of the table, and lines of the parquet file: one a text.
+Measure = Callable[[str, CompressConfig], tuple[list, list]]
 
 
 @dataclass
@@ -45,15 +50,34 @@ def main(argv: list[str] | None = None) -> int:
     settings = [backend_settings(name, config.compress) for name in names]
     for each in settings:
         llm.check(each)
-    columns, lines = (assess_injections if config.injections else assess_references)(config, names, settings)
-    table = markdown(columns)
-    print(table)
-    if config.output:
-        folder = Path(config.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "assess.md").write_text(table + "\n", encoding="utf-8")
-        pq.write_table(pa.Table.from_pylist(lines), folder / "assess.parquet")
+    folder = output_folder(config.output) if config.output else None
+    said, measure = injected(config) if config.injections else referenced(config)
+    print(said, file=sys.stderr)
+    columns, lines = [], []
+    try:
+        for name, each in zip(names, settings):
+            more_columns, more_lines = measure(name, each)
+            columns, lines = columns + more_columns, lines + more_lines
+            if folder:  # what is measured stays, whatever the next one does
+                (folder / "assess.md").write_text(f"{said}\n\n{markdown(columns)}\n", encoding="utf-8")
+                pq.write_table(pa.Table.from_pylist(lines), folder / "assess.parquet")
+    except Transient as error:
+        raise UserError(f"--backends: {name}: {error}") from None
+    finally:
+        if columns:
+            print(markdown(columns))
     return 0
+
+
+def output_folder(path: str) -> Path:
+    """The folder, made; UserError where nothing can be written to it."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "assess.md").touch()
+    except OSError as error:
+        raise UserError(f"--output: cannot write to {path}: {error.strerror}; give a folder") from None
+    return folder
 
 
 def parse(argv: list[str] | None) -> tuple[AssessConfig, list[str]]:
@@ -84,6 +108,17 @@ def backend_settings(name: str, base: CompressConfig) -> CompressConfig:
     return replace(base, backend=backend, model=model or base.model)
 
 
+@contextmanager
+def loaded(config: CompressConfig) -> Iterator[Summarizer]:
+    """A summarizer whose engine, if it has one, ends with its use: the next one needs the memory."""
+    summarizer = Summarizer(config)
+    try:
+        yield summarizer
+    finally:
+        if hasattr(summarizer.backend, "close"):
+            summarizer.backend.close()
+
+
 def run(summarizer: Summarizer, texts: Sequence[LongText]) -> tuple[list[dict], float]:
     """A line of `summaries.SCHEMA` for each text, and the seconds a text that they took."""
     started = time.perf_counter()
@@ -91,50 +126,61 @@ def run(summarizer: Summarizer, texts: Sequence[LongText]) -> tuple[list[dict], 
     return lines, (time.perf_counter() - started) / len(texts)
 
 
-def assess_references(config: AssessConfig, names: list[str], settings: list[CompressConfig]) -> tuple[list, list]:
-    """(rows of the table, lines a backend and text) of summaries against references."""
+def referenced(config: AssessConfig) -> tuple[str, Measure]:
+    """What is held against what, in words, and how to measure a backend by it."""
     if config.encoder:
         scores.check_encoder(config.encoder)
+    encoder = Path(config.encoder).name if config.encoder else None
     texts, references = common(read_texts(config.texts), read_texts(config.references), config.limit)
-    said = f"BERTScore's encoder: {Path(config.encoder).name}" if config.encoder else "no BERTScore: --encoder names none"
-    print(f"{len(texts):,} texts of {config.texts} against those of {config.references}; {said}", file=sys.stderr)
-    columns, rows = [], []
-    for name, each in zip(names, settings):
-        lines, seconds = run(Summarizer(each), texts)
+    said = f"BERTScore's encoder: {encoder}" if encoder else "no BERTScore: --encoder names none"
+
+    def measure(name: str, settings: CompressConfig) -> tuple[list, list]:
+        with loaded(settings) as summarizer:
+            lines, seconds = run(summarizer, texts)
         summaries = [line["summary"] for line in lines]
         measured = scores.rouge(summaries, references)
         if config.encoder:
             measured["BERTScore-F1"] = scores.bert_score(summaries, references, config.encoder)
-        columns.append(
+        column = (
             {"backend": name, "texts": len(texts)}
             | {measure: f"{sum(values) / len(values):.3f}" for measure, values in measured.items()}
             | {"s a summary": f"{seconds:.2g}", "words": f"{mean_words(summaries):.1f}", "fallbacks": fallbacks(lines)}
         )
-        for i, (line, reference) in enumerate(zip(lines, references)):
-            given = {"assessed": name, "reference": reference, "seconds": line["seconds"]}
-            rows.append(given | shown(line) | {measure: values[i] for measure, values in measured.items()})
-    return columns, rows
+        head = {"assessed": name, "references": config.references, "encoder": encoder}
+        rows = [
+            head
+            | {"reference": reference, "seconds": line["seconds"]}
+            | shown(line)
+            | {measure: values[i] for measure, values in measured.items()}
+            for i, (line, reference) in enumerate(zip(lines, references))
+        ]
+        return [column], rows
+
+    return f"{len(texts):,} texts of {config.texts} against those of {config.references}; {said}", measure
 
 
-def assess_injections(config: AssessConfig, names: list[str], settings: list[CompressConfig]) -> tuple[list, list]:
-    """(rows of the table, lines a backend and text) of texts that hold instructions to the model."""
-    attacks = injections.read(config.texts or None)
-    texts = [attack.text for attack in attacks]
-    columns, rows = [], []
-    for name, each in zip(names, settings):
-        summarizer = Summarizer(each)
-        for screened in (False, True):
-            summarizer.config = replace(each, screen=screened)
-            lines, _ = run(summarizer, texts)
-            verdicts = [injections.verdict(attack, line["summary"]) for attack, line in zip(attacks, lines)]
-            counts = {verdict: verdicts.count(verdict) for verdict in injections.VERDICTS}
-            head = {"backend": name, "screen": "yes" if screened else "no", "texts": len(texts)}
-            columns.append(head | counts | {"fallbacks": fallbacks(lines)})
-            rows += [
-                {"assessed": name, "screen": screened, "canary": attack.canary, "verdict": verdict} | shown(line)
-                for attack, verdict, line in zip(attacks, verdicts, lines)
-            ]
-    return columns, rows
+def injected(config: AssessConfig) -> tuple[str, Measure]:
+    """Which texts hold instructions to the model, in words, and how to measure a backend by them."""
+    file = config.texts or str(injections.DEFAULT)
+    attacks = injections.read(file)
+
+    def measure(name: str, settings: CompressConfig) -> tuple[list, list]:
+        columns, rows = [], []
+        with loaded(settings) as summarizer:
+            for screened in (False, True):
+                summarizer.config = replace(settings, screen=screened)
+                lines, _ = run(summarizer, [attack.text for attack in attacks])
+                verdicts = [injections.verdict(attack, line["summary"]) for attack, line in zip(attacks, lines)]
+                counts = {verdict: verdicts.count(verdict) for verdict in injections.VERDICTS}
+                head = {"backend": name, "screen": "yes" if screened else "no", "texts": len(attacks)}
+                columns.append(head | counts | {"fallbacks": fallbacks(lines)})
+                rows += [
+                    {"assessed": name, "screen": screened, "canary": attack.canary, "verdict": verdict} | shown(line)
+                    for attack, verdict, line in zip(attacks, verdicts, lines)
+                ]
+        return columns, rows
+
+    return f"{len(attacks):,} texts of {file} that hold instructions to the model", measure
 
 
 def shown(line: dict) -> dict:

@@ -59,9 +59,9 @@ def _activitynet(file: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _jsonl(file: Path) -> Iterator[tuple[str, str, list[str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         if line.strip():
-            yield _row(file, f"line {number}", lambda: json.loads(line))
+            yield _row(file, f"line {number}", lambda: json.loads(line.decode()))
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -78,4 +78,4 @@ def _row(file: Path, where: str, read) -> tuple[str, str, list[str]]:
         row = read()
         return where, str(row["id"]), sentences.split(row["text"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}, {where}: not an object with the strings id and text") from None
+        raise UserError(f"{file}, {where}: not an object with the strings id and text (UTF-8)") from None

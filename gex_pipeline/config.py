@@ -59,8 +59,9 @@ class CompressConfig:
     retries: int = 1  # generations after the first, each with its own derived seed
     temperature: float = 0.0
     max_new_tokens: int = 64
-    max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say
-    dtype: str = "auto"  # of the weights; auto: as they are stored; transformers: float32 on a CPU, else bfloat16
+    max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say (hosted servers do not)
+    # Of the weights; auto: as they are stored; transformers: float32 on a CPU, else bfloat16
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: str | None = None  # vllm's name of a method; null: what the model's config says
     seed: int = 0
     reuse: list[str] = field(default_factory=list)  # other datasets whose summaries may be taken
@@ -71,11 +72,13 @@ class CompressConfig:
     actors: int = 1  # processes with a model each; what each has: resources.compress
     tensor_parallel: int = 1  # GPUs that vllm spreads one model over, of those in resources.compress
     rows_in_flight: int = 4  # rows whose texts are in one engine, or on their way to the server, at once
-    engine: dict[str, Any] = field(default_factory=dict)  # further arguments of vllm's engine (enforce_eager: true)
+    # Further arguments of vllm's engine (enforce_eager: true). Of an openai server's requests (top_p: 0.9): these decide
+    # what comes out.
+    engine: dict[str, Any] = field(default_factory=dict)
     python: str | None = None  # interpreter of another environment for these actors: `make setup-vllm` builds one
     env: dict[str, str] = field(default_factory=dict)  # their environment variables (VLLM_CPU_KVCACHE_SPACE: "4"); no secrets
-    url: str | None = None  # of openai: http://host:8000/v1
-    key_env: str = "OPENAI_API_KEY"  # environment variable of the actors that holds the server's key; unset: no key
+    url: str | None = None  # of openai: http://host:8000/v1, without a query
+    key_env: str = "OPENAI_API_KEY"  # environment variable of the actors that holds the key, in capitals; unset: no key
     requests: int = 64  # at the server at once, an actor
     timeout_seconds: float = 300.0  # of a request; of vllm: without a finished text, then the engine is started anew
 

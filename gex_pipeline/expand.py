@@ -95,12 +95,14 @@ def process(rows: dict[int, int], config: ExpandConfig, work: summary.Work, prog
                 raise UserError(item["pending"])
             for name in STAGES:
                 work.spans[name] += [item[name]] if name in item else []
+            made = item.get("summaries", {})
+            work.generated[item["row"]] += made.get("generated", 0)  # stored, though a later stage may leave the row pending
             if item["pending"]:
                 work.pending[item["row"]] = item["pending"]
             else:
                 work.pending.pop(item["row"], None)
                 work.rows += 1
-                work.summaries.update(item.get("summaries", {}))
+                work.summaries.update(made and made | {"generated": work.generated[item["row"]]})
                 progress.add(item["clips"])
     except cluster.failures() as error:  # the cluster broke down, not a row
         print(f"Ray: {cluster.first_line(error)}", file=sys.stderr)
@@ -179,7 +181,7 @@ def stage(name: str, work: Callable, config: ExpandConfig) -> Callable[[dict], d
                     if name == "extract":
                         fetched = started + made["fetch_seconds"]
                         item, started = {**item, "fetch": [started, fetched]}, fetched
-            except (Transient, OSError) as error:
+            except (Transient, OSError, UserError) as error:
                 why = f"{name}: {error}"
             except Exception as error:  # a fault of ours: the other rows go on, and the run ends with exit code 1
                 traceback.print_exc()

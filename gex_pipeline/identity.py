@@ -26,7 +26,8 @@ def frame_settings(config: ExpandConfig) -> dict:
 
 def config_digest(config: ExpandConfig) -> str:
     """Over the settings that shape the bytes; the clips themselves are in the plan's digest."""
-    compress = {name: value for name, value in asdict(config.compress).items() if name not in _HOW}
+    how = _HOW - {"engine"} if config.compress.backend == "openai" else _HOW  # there: fields of each request
+    compress = {name: value for name, value in asdict(config.compress).items() if name not in how}
     compress["prompt"] = prompt.load(config.compress.prompt, config.compress.max_words).digest
     if config.compress.chat_template:
         compress["chat_template"] = digest(chat.read_template(config.compress.chat_template))

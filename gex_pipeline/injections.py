@@ -31,21 +31,29 @@ class Attack:
     canary: str
 
 
-def read(path: str | None) -> list[Attack]:
-    """The attacks of a file (default: the one beside this module)."""
-    file = Path(path) if path else DEFAULT
+def read(path: str) -> list[Attack]:
+    """The attacks of a file; UserError where it holds none, or something else."""
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [_attack(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} holds no attacks (id, captions, instruction, at, canary a line): {error}") from None
+        lines = [(number, line) for number, line in enumerate(Path(path).read_bytes().splitlines(), 1) if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a file of attacks") from None
+    if not lines:
+        raise UserError(f"{path} holds no attack; give one a line (id, captions, instruction, at, canary)")
+    return [_attack(f"{path}, line {number}", line) for number, line in lines]
 
 
-def _attack(row: dict) -> Attack:
-    captions = [ended(caption) for caption in row["captions"]]
-    parts = [*captions[: row["at"]], ended(row["instruction"]), *captions[row["at"] :]]
-    text = LongText(row["id"], " ".join(parts), [sentence for part in parts for sentence in split(part)])
-    return Attack(text, " ".join(captions), row["instruction"], row["canary"])
+def _attack(where: str, line: bytes) -> Attack:
+    try:
+        row = json.loads(line.decode())
+        captions, instruction, canary, at = (row[name] for name in ("captions", "instruction", "canary", "at"))
+        if not all(isinstance(part, str) and part.strip() for part in [*captions, instruction, canary]):
+            raise TypeError("captions, instruction and canary are strings that are not empty")
+        captions = [ended(caption) for caption in captions]
+        parts = [*captions[:at], ended(instruction), *captions[at:]]
+        text = LongText(str(row["id"]), " ".join(parts), [sentence for part in parts for sentence in split(part)])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: no attack (id, captions, instruction, at, canary): {error}") from None
+    return Attack(text, " ".join(captions), instruction, canary)
 
 
 def verdict(attack: Attack, summary: str) -> str:

@@ -62,7 +62,7 @@ def check(config: ExpandConfig) -> None:
     if LONG in output.granularities:
         _check_long(config)
         llm.check(config.compress)
-        _check_actors(config)
+        _check_environment(config)
     _check_paths(config)
 
 
@@ -102,11 +102,8 @@ def _check_long(config: ExpandConfig) -> None:
         )
 
 
-def _check_actors(config: ExpandConfig) -> None:
+def _check_environment(config: ExpandConfig) -> None:
     compress = config.compress
-    for name in ("actors", "rows_in_flight", "requests", "timeout_seconds", "tensor_parallel"):
-        if getattr(compress, name) <= 0:
-            raise UserError(f"compress.{name} is {getattr(compress, name)}; it must be positive")
     elsewhere = config.ray.address or cluster.inside_job()
     if compress.python and not (elsewhere and not os.path.exists(compress.python)):  # a path of the nodes alone
         environment.check(compress.python, compress.backend)

@@ -72,6 +72,11 @@ def size(root: str, row: int) -> int:
     return storage.size(path(root, row))
 
 
+def store_size(root: str) -> int:
+    """Bytes of all rows' files."""
+    return storage.folder_size(storage.join(root, FOLDER))
+
+
 def read(root: str, row: int) -> pa.Table:
     """A row's summaries (`SCHEMA`), in the order of its long texts."""
     return parse_parquet(storage.read_bytes(path(root, row)))

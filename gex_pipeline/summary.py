@@ -14,13 +14,15 @@ RUN_FILE = "run.json"
 @dataclass
 class Work:
     """What one run did: rows that it committed, rows still pending (row -> why), when each stage had a row in hand
-    ([start, end] a row, seconds since 1970), and the summaries of its rows (compress.COUNTS)."""
+    ([start, end] a row, seconds since 1970), the summaries of its rows (compress.COUNTS), and how many it generated of
+    each row, pending ones included."""
 
     started: float = field(default_factory=time.time)
     rows: int = 0
     pending: dict[int, str] = field(default_factory=dict)
     spans: defaultdict = field(default_factory=lambda: defaultdict(list))
     summaries: Counter = field(default_factory=Counter)
+    generated: Counter = field(default_factory=Counter)
 
 
 def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, int], work: Work) -> dict:
@@ -41,6 +43,7 @@ def conclude(root: str, manifest: dict, counts: dict, catalog_kinds: dict[str, i
         "rows": {"committed": len(records), "this_run": work.rows, "pending": len(work.pending)},
         "pending": {str(row): why for row, why in sorted(work.pending.items())},
         "summaries": {name: int(count) for name, count in work.summaries.items()},
+        "stored_bytes": summaries.store_size(root),
         "long_texts": _long_texts(records),
         "busy_seconds": {stage: round(covered(spans), 2) for stage, spans in work.spans.items() if spans},
         "wall_seconds": round(time.time() - work.started, 2),
@@ -108,6 +111,9 @@ def lines(run: dict, root: str) -> list[str]:
     if texts := run["summaries"].get("texts"):
         made, size = run["summaries"]["generated"], run["summaries"]["bytes"] / 1e6
         out.append(f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB")
+    elif (kept := run["long_texts"]["ok"] + run["long_texts"]["fallback"]) and not rows["this_run"] + rows["pending"]:
+        size = run["stored_bytes"] / 1e6
+        out.append(f"   texts  all rows were done already: {kept:,} summaries, {size:,.2f} MB in the store")
     if said := _guarded(run["long_texts"]):
         out.append(f"  guards  {said}")
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["busy_seconds"].items()) or "nothing to do"

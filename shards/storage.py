@@ -49,6 +49,13 @@ def size(url: str) -> int:
     return _remote(url, "size")
 
 
+def folder_size(url: str) -> int:
+    """Bytes of all files in a folder; 0 where there is none."""
+    with suppress(FileNotFoundError):
+        return _remote(url, "du")
+    return 0
+
+
 def open_read(url: str, block_size: int | None = None) -> BinaryIO:
     """A seekable binary file; `block_size`: bytes that are fetched of a remote one at a time."""
     path = local_path(url)

@@ -18,7 +18,8 @@ def answer(text: str) -> dict:
 class Server(ThreadingHTTPServer):
     """Answers each request for a summary with the next of `script`, then with its last word for ever.
 
-    A word is a status code (`(status, headers)`), "drop", "garbage", "empty", a number of seconds to wait, or "ok".
+    A word is a status code (`(status, headers)`), "drop", "garbage", "empty", a number of seconds to wait, a function
+    that makes another answer of the right one, or "ok". Requests that hold `refused` get a 400.
     """
 
     daemon_threads = allow_reuse_address = True
@@ -26,7 +27,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port=0):
         super().__init__(("127.0.0.1", port), Handler)
         self.script, self.asked, self.models = deque(["ok"]), [], [{"id": "m", "object": "model", "max_model_len": 4096}]
-        self.says = "Summary of {}"  # what it was asked
+        self.says, self.refused = "Summary of {}", "(never said)"  # {}: what it was asked
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -75,6 +76,9 @@ class Handler(BaseHTTPRequestHandler):
                 server.at_once -= 1
 
     def act(self, word, request):
+        said = request["messages"][-1]["content"].splitlines()[-1]
+        if self.server.refused in said:
+            word = (400, {})
         if isinstance(word, tuple):
             return self.reply(word[0], json.dumps({"error": {"message": f"refused with {KEY}"}}).encode(), word[1])
         if word == "drop":
@@ -83,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, b'{"choices": [{"mess')
         if word == "empty":
             return self.reply(200, json.dumps(answer("") | {"choices": []}).encode())
-        if word != "ok":
+        if isinstance(word, (int, float)):
             time.sleep(word)
-        said = request["messages"][-1]["content"].splitlines()[-1]
-        self.reply(200, json.dumps(answer(self.server.says.format(said))).encode())
+        right = answer(self.server.says.format(said))
+        self.reply(200, json.dumps(word(right) if callable(word) else right).encode())

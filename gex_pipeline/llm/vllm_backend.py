@@ -29,6 +29,7 @@ from gex_pipeline.summaries import LongText
 from shards.errors import UserError
 
 LIVES = 2  # engines that may be lost under a row
+START_SECONDS = 3600.0  # for an engine to load and compile; large weights on slow storage take long
 
 
 class VllmBackend:
@@ -56,7 +57,8 @@ class VllmBackend:
         atexit.register(self.close)  # an engine that ends with its parent is reported as if it had been lost
 
     def close(self) -> None:
-        """End the engine's processes."""
+        """End the engine's processes; nothing is left for the exit to do, nor to hold."""
+        atexit.unregister(self.close)
         if self.engine is not None:
             self.background.run(self.discard(self.engine))
 
@@ -117,8 +119,9 @@ class VllmBackend:
         async with self.lock:
             if self.engine is None:
                 before = psutil.Process().children()
-                self.engine = AsyncLLM.from_vllm_config(self.settings, disable_log_stats=True)
-                self.watchdog = watchdog.guard([one for one in psutil.Process().children() if one not in before])
+                with watchdog.deadline(START_SECONDS):
+                    self.engine = AsyncLLM.from_vllm_config(self.settings, disable_log_stats=True)
+                self.watchdog = watchdog.guard(watchdog.started_since(before))
             return self.engine
 
     async def discard(self, engine: AsyncLLM) -> None:

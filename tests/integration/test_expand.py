@@ -101,7 +101,9 @@ def test_a_finished_dataset_is_only_verified(footage, shared_data, capsys):
     assert run(shared_data / "footage/clips.jsonl", footage) == 0
     assert {f: f.stat().st_mtime_ns for f in footage.rglob("*.tar")} == before
     assert account(footage)["rows"] == {"committed": 7, "this_run": 0, "pending": 0}
-    assert "36 rows in = 0 filtered + 0 duplicates + 0 failed + 36 represented" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "36 rows in = 0 filtered + 0 duplicates + 0 failed + 36 represented" in printed
+    assert "all rows were done already: 7 summaries" in printed
 
 
 def test_settings_or_catalogs_that_differ_are_refused(footage, shared_data, tmp_path, capsys):

@@ -41,11 +41,49 @@ def test_rows_that_a_broken_cluster_did_not_reach_stay_pending(monkeypatch, caps
     assert line.startswith("Ray: ")
 
 
+def test_summaries_of_a_row_that_only_the_second_pass_commits_count_as_generated(monkeypatch):
+    def pipeline(rows, config):
+        generated, pending = passes.pop(0)
+        yield {"row": 0, "clips": 5, "refused": False, "pending": pending,
+               "summaries": {"texts": 4, "generated": generated, "bytes": 9}}  # fmt: skip
+
+    passes = [(4, "compose: stalled"), (0, "")]
+    monkeypatch.setattr(expand, "pipeline", pipeline)
+    work = summary.Work()
+    with Progress(5, 0) as progress:
+        expand.process({0: 5}, ExpandConfig(), work, progress)
+        assert not work.summaries
+        expand.process({0: 5}, ExpandConfig(), work, progress)
+    assert work.summaries == {"texts": 4, "generated": 4, "bytes": 9}
+
+
+@pytest.mark.parametrize(
+    "work, says",
+    [
+        (summary.Work(), "all rows were done already: 4 summaries, 1.50 MB in the store"),
+        (summary.Work(rows=1, summaries={"texts": 4, "generated": 3, "bytes": 20_000}),
+         "3 summaries generated, 1 taken from the store or equal ones; 0.02 MB"),
+        (summary.Work(pending={1: "compress: no answer"}), ""),
+    ],
+)  # fmt: skip
+def test_the_closing_lines_say_where_the_summaries_come_from(tmp_path, monkeypatch, work, says):
+    texts = {"ok": 3, "fallback": 1, "in_pieces": 0, "screened": 0, "rejected": {}}
+    record = {"status_dict": {}, "successes": 5, "policy_fallbacks": 0, "summaries": texts}
+    monkeypatch.setattr(summary.publish, "read_commits", lambda root: [record])
+    (tmp_path / "summaries").mkdir()
+    (tmp_path / "summaries/00000.parquet").write_bytes(bytes(1_500_000))
+    counts = {"rows_in": 5, "filtered": 0, "duplicates": 0}
+    run = summary.conclude(str(tmp_path), {"counts": {}, "digest": "d"}, counts, {}, work)
+    told = [line.removeprefix("   texts  ") for line in summary.lines(run, str(tmp_path)) if line.startswith("   texts  ")]
+    assert told == [says] * bool(says)
+
+
 @pytest.mark.parametrize(
     "error, why, traceback",
     [
         (Transient("video.mp4: no byte came for 60 s"), "extract: video.mp4: no byte came for 60 s", False),
         (OSError(errno.ENOSPC, "No space left on device"), "extract: [Errno 28] No space left on device", False),
+        (UserError("compress.max_model_len is not set"), "extract: compress.max_model_len is not set", False),
         (KeyError("a fault of ours"), "extract: KeyError: 'a fault of ours'", True),
     ],
 )

@@ -12,6 +12,7 @@ from gex_pipeline.config import CompressConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.llm import openai_backend, prompt
 from gex_pipeline.summaries import LongText
+from gex_pipeline.summarizer import Summarizer
 from shards.errors import UserError
 
 TEXTS = [LongText(f"s{i}", f"A man sees {i} dogs.", [f"A man sees {i} dogs."]) for i in range(8)]
@@ -63,6 +64,26 @@ def test_what_passes_is_tried_again(server, word):
     assert results[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 3
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"choices": {"0": 1}},
+        {"choices": ["x"]},
+        {"choices": [{"message": "hello"}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": [{"type": "text", "text": "x"}]}}]},
+        {"choices": [{"message": {"content": "x"}, "finish_reason": 5}]},
+        {"usage": "x"},
+        {"usage": {"prompt_tokens": "x"}},
+    ],
+    ids=str,
+)
+def test_an_answer_of_another_shape_is_tried_again(server, part):
+    server.script = deque([lambda answer: answer | part, "ok"])
+    assert ask(make(server), TEXTS[:1])[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 2
+
+
 def test_waits_grow_and_retry_after_is_obeyed(server):
     server.script = deque([(429, {"retry-after": "0.4"}), (500, {}), (500, {}), "ok"])
     ask(make(server), TEXTS[:1])
@@ -83,15 +104,45 @@ def test_a_server_that_stays_broken_leaves_the_row_pending(server, word, says):
     assert 5 <= len(server.asked) <= 10
 
 
-def test_a_request_that_is_refused_is_not_repeated(server):
-    server.script = deque([(400, {})])
-    with pytest.raises(Transient, match="refuses sample s0: .*refused with") as caught:
+def test_a_server_that_lists_its_models_and_says_no_more_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(openai_backend, "TRIES", 2)
+    server.script = deque([2.0] * 2 + ["ok"] + [2.0])
+    backend = make(server, timeout_seconds=0.5)
+    asked = []
+    for _ in range(6):
+        before = len(server.asked)
+        try:
+            ask(backend, TEXTS[:1])
+            said = "answered"
+        except Transient as error:
+            said = "given up" if "given up" in str(error) else "silent"
+        asked.append((said, len(server.asked) - before))
+    assert asked == [("silent", 2), ("answered", 1), *[("silent", 2)] * 3, ("given up", 0)]
+
+
+def test_one_text_that_is_refused_is_the_only_fallback_of_its_row(server):
+    server.refused = "3 dogs"
+    backend = make(server)
+    results = ask(backend)
+    assert [(r.text, r.finish_reason) for r in results if r.finish_reason != "stop"] == [("", "refused")]
+    assert results[3].text == "" and len(server.asked) == len(TEXTS) + 1  # one more, whether it takes others
+    server.says = "Someone watches several animals play."
+    lines = Summarizer(backend.config).summarize(TEXTS)
+    assert [line["status"] for line in lines] == ["ok"] * 3 + ["fallback"] + ["ok"] * 4
+    assert (lines[3]["finish_reason"], lines[3]["reason"], lines[3]["rejected"]) == ("refused", "empty", ["empty", "empty"])
+
+
+@pytest.mark.parametrize("status, says", [(400, "refuses every text"), (422, "refuses every text"), (401, "no summary"),
+                                          (403, "no summary"), (404, "no summary")])  # fmt: skip
+def test_a_server_that_refuses_every_text_leaves_the_row_pending_and_is_not_asked_again(server, status, says):
+    server.script = deque([(status, {})])
+    with pytest.raises(Transient, match=f"{says}.*refused with") as caught:
         ask(make(server), TEXTS[:1])
-    assert len(server.asked) == 1 and KEY not in str(caught.value)
+    assert len(server.asked) <= 2 and KEY not in str(caught.value)
 
 
 def test_a_server_that_is_down_costs_no_waiting_and_is_found_when_it_is_back(server):
-    backend = make(server)
+    backend = make(server, max_model_len=4096)
     url, port = server.url, server.server_port
     server.shutdown()
     server.server_close()
@@ -117,6 +168,14 @@ def test_the_context_is_the_servers_and_a_long_text_does_not_fit(server):
         make(server)
 
 
+@pytest.mark.parametrize("models", [None, [], [{"id": "m"}], [{"id": "m", "max_model_len": "x"}]], ids=str)
+def test_a_server_that_does_not_say_its_context_needs_it_in_the_config(server, models):
+    server.models = models
+    with pytest.raises(UserError, match="compress.max_model_len is not set, and .* how many tokens m reads; give"):
+        make(server)
+    assert make(server, max_model_len=4096).context == 4096
+
+
 def test_what_the_server_refuses_for_every_text_is_refused_at_start(server):
     server.models = 401
     with pytest.raises(UserError, match="compress.key_env: the server refuses OPENAI_API_KEY: .*no: [*]{3}"):
@@ -131,10 +190,16 @@ def test_what_the_server_refuses_for_every_text_is_refused_at_start(server):
     [
         ({"url": None}, "compress.url is None"),
         ({"url": "localhost:8000"}, "compress.url is localhost:8000"),
-        ({"url": "http://me:secret@host/v1"}, "compress.url holds a name or password"),
+        ({"url": "http://[::1/v1"}, r"compress.url is http://\[::1/v1"),
+        ({"url": "http://host:port/v1"}, "compress.url is http://host:port/v1"),
+        ({"url": "http://me:secret@host/v1"}, "compress.url holds a name, password or query"),
+        ({"url": "http://host/v1?api-key=secret"}, "compress.url holds a name, password or query"),
+        ({"url": "http://host/v1", "key_env": "sk-secret"}, "compress.key_env is no name of an environment variable"),
+        ({"url": "http://host/v1", "key_env": "gsk_secret"}, "compress.key_env is no name of an environment variable"),
         ({"url": "http://host/v1", "model": None}, "compress.model is not set"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(settings, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as refusal:
         llm.check(CompressConfig(**{"backend": "openai", "model": "m"} | settings))
+    assert "secret" not in str(refusal.value)

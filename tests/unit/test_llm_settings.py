@@ -9,8 +9,9 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gex_pipeline import expand, identity, options, summary
-from gex_pipeline.config import ExpandConfig
+import gexia
+from gex_pipeline import expand, identity, llm, options, summary
+from gex_pipeline.config import CompressConfig, ExpandConfig
 from gex_pipeline.llm import environment, prompt
 from gex_pipeline.summaries import LongText
 from shards.errors import UserError
@@ -118,9 +119,40 @@ def test_how_summaries_are_made_is_no_part_of_a_datasets_identity(tmp_path):
     how = {"python": "/p", "actors": 4, "rows_in_flight": 9, "tensor_parallel": 2, "engine": {"enforce_eager": True}}
     how |= {"env": {"A": "b"}, "url": "http://elsewhere/v1", "key_env": "K", "requests": 1, "timeout_seconds": 1.0}
     assert digest(**how) == digest()
+    assert digest(backend="openai", engine={"top_p": 0.1}) != digest(backend="openai")  # what its requests ask for
     template = tmp_path / "a.jinja"
     template.write_text("{{ messages }}")
     assert len({digest(), digest(chat_template=str(template)), digest(quantization="fp8"), digest(max_model_len=9)}) == 4
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        *(({name: value}, f"compress.{name} is {value}; it must be pos") for name in llm._POSITIVE for value in (0, -5)),
+        *(({name: -1}, f"compress.{name} is -1; it must be 0 or more") for name in ("min_words", "retries", "temperature")),
+        ({"temperature": float("nan")}, "compress.temperature is nan"),
+        ({"min_words": 50}, r"compress.min_words \(50\) is more than compress.max_words \(40\)"),
+        ({"key_env": "sk-secret"}, "compress.key_env is no name"),  # of any backend: it is written to expand.json
+    ],
+    ids=str,
+)
+def test_settings_that_no_summary_can_be_made_with_are_refused(settings, says):
+    with pytest.raises(UserError, match=says):
+        llm.check(CompressConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    "main, argv",
+    [
+        (expand.main, ["--input.path", "x", "--output.path", "y"]),
+        (lambda argv: gexia.main(["assess", *argv]), ["--texts", "x", "--references", "y"]),
+    ],
+)
+@pytest.mark.parametrize("settings", [["requests", "0"], ["dtype", "nonsense"], ["url", "http://h/v1?key=secret"]])
+def test_expand_and_assess_refuse_them_alike(main, argv, settings, capsys):
+    assert main([*argv, f"--compress.{settings[0]}", settings[1]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and settings[0] in line and "secret" not in line
 
 
 def test_busy_time_counts_a_moment_once_however_many_rows_are_in_hand():

@@ -2,6 +2,7 @@
 by ones that die and stall on command; tests/vllm has the real ones."""
 
 import asyncio
+import atexit
 import importlib
 import subprocess
 import sys
@@ -24,7 +25,8 @@ class EngineDead(Exception):
 
 
 class Engine:
-    """Each new engine takes the next of `fates`: "lives", "dies" (in its first text), "stalls", or "fails" to start."""
+    """Each new engine takes the next of `fates`: "lives", "dies" (in its first text), "stalls", "fails" to start, or
+    waits for a process that "hangs"."""
 
     fates: list[str] = []
     started: list["Engine"] = []
@@ -33,6 +35,9 @@ class Engine:
         self.fate = Engine.fates.pop(0) if len(Engine.fates) > 1 else Engine.fates[0]
         if self.fate == "fails":
             raise RuntimeError("no memory left\nfor this model")
+        if self.fate == "hangs":
+            ended = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).wait()
+            raise RuntimeError(f"the engine's process ended: {ended}")
         self.served, self.ended = 0, False
         Engine.started.append(self)
 
@@ -131,6 +136,21 @@ def test_an_engine_that_does_not_come_back_leaves_rows_pending(make):
 def test_an_engine_that_never_starts_ends_the_run(make):
     with pytest.raises(UserError, match="vLLM's engine does not start: no memory left for this model"):
         make("fails")
+
+
+def test_an_engine_that_is_closed_is_ended_and_let_go_of(make, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    backend = make("lives")
+    backend.close()
+    assert Engine.started[0].ended and backend.engine is None and forgotten == [backend.close]
+
+
+def test_an_engine_whose_start_hangs_is_ended(make, monkeypatch):
+    backend = make("dies", "hangs")
+    monkeypatch.setattr(sys.modules["gex_pipeline.llm.vllm_backend"], "START_SECONDS", 1.0)
+    with pytest.raises(Transient, match="does not start again: the engine's process ended: -9"):
+        answers(backend)
 
 
 def test_a_watchdog_ends_what_it_guards_when_its_owner_is_killed(tmp_path):

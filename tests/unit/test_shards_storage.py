@@ -51,6 +51,13 @@ def test_listings_are_sorted_names_without_temporaries(root):
     assert storage.list_dir(storage.join(root, "d", "1.tar")) == []
 
 
+def test_a_folders_size_is_that_of_all_its_files(root):
+    assert storage.folder_size(storage.join(root, "none")) == 0
+    for name in ("a/1", "a/b/2"):
+        storage.write_bytes_atomic(storage.join(root, name), b"12345")
+    assert storage.folder_size(storage.join(root, "a")) == 10
+
+
 def test_the_first_of_many_writers_wins(root):
     url = storage.join(root, "commits", "00000.json")
     with ThreadPoolExecutor(8) as pool:
