@@ -43,7 +43,8 @@ def _read_rows(data: bytes, separator: str, url: str) -> Table:
     records = _records(reader, url)
     header = [name.encode(errors="surrogateescape").decode(errors="replace") for name in next(records)]
     # The names that polars gives to columns of one name.
-    names = [f"{name}_duplicated_{header[:i].count(name) - 1}" if name in header[:i] else name for i, name in enumerate(header)]
+    before = [header[:i].count(name) for i, name in enumerate(header)]
+    names = [f"{name}_duplicated_{count - 1}" if count else name for name, count in zip(header, before)]
     good, numbers, bad = [], [], []
     for row in records:
         text = separator.join(row)

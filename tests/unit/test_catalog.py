@@ -111,7 +111,8 @@ def test_parquets_own_durations_and_times_of_day_are_times(tmp_path):
     for unit in ("ms", "us", "ns"):
         frame.with_columns(pl.col("start").cast(pl.Duration(unit))).write_parquet(tmp_path / "t.parquet")
         clips, _, _ = load(tmp_path / "t.parquet")
-        assert {(c["start_ms"], c["end_ms"]) for c in clips} == {(5001 if unit == "ms" else 5002, 69_500), (None, 69_500)}
+        start = 5001 if unit == "ms" else 5002
+        assert {(c["start_ms"], c["end_ms"]) for c in clips} == {(start, 69_500), (None, 69_500)}
     pl.DataFrame([clip(start=date(1970, 1, 2), end=None)]).write_parquet(tmp_path / "t.parquet")
     assert load(tmp_path / "t.parquet")[1][0]["message"].endswith("start is not a time: 1970-01-02")
 
