@@ -1,5 +1,6 @@
 """What makes a generation no summary. Pure functions of strings; `check` names the first guard that fails."""
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -12,7 +13,10 @@ REFUSAL = re.compile(
     r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
 )
 LABEL = re.compile(
-    r"^\**(here is |here's )?(the |a )?(one-sentence )?(summary|answer|caption)[^:\n]{0,60}:\**\s*", re.I
+    r"^\**((sure|certainly|of course|okay)\b[,.!]?\s*)?"
+    r"((the )?(one-sentence )?(summary|answer|caption)"
+    r"|here('s|’s| is)\b[^:\n]{0,60}\b(summary|sentence|caption|version)\b[^:\n]{0,60})\**:\**\s*",
+    re.I,
 )
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
@@ -30,11 +34,13 @@ class Limits:
 
 
 def clean(raw: str, finish_reason: str) -> str:
-    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces, no sentence twice,
-    and without the unfinished last sentence where the token limit cut it and a whole one comes before."""
-    text = unicodedata.normalize("NFC", raw).strip()
-    text = LABEL.sub("", text).strip()
-    text = " ".join(text.split("\n\n")[0].split())
+    """The summary inside a generation: its first paragraph after thoughts and lines that only announce it, without label,
+    quotes and doubled spaces, no sentence twice, and without the unfinished last sentence where the token limit cut it
+    and a whole one comes before."""
+    text = raw.rpartition("</think>")[2].partition("<think>")[0]  # a template may open the thought, the limit cut it
+    lines = itertools.dropwhile(announces, unicodedata.normalize("NFC", text).splitlines())
+    text = " ".join("\n".join(lines).split("\n\n")[0].split())
+    text = LABEL.sub("", text)
     if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
         text = text.strip(QUOTES).strip()
     if finish_reason == "length":
@@ -42,6 +48,12 @@ def clean(raw: str, finish_reason: str) -> str:
         text = " ".join(whole) or text
     said = sentences.split(text)
     return text if len(set(said)) == len(said) else " ".join(dict.fromkeys(said))
+
+
+def announces(line: str) -> bool:
+    """Whether a line, such as "Here it is:" or an empty one, comes before the summary."""
+    line = line.strip(" \t*")
+    return not line or line.endswith((":", "："))
 
 
 def leading(summary: str, max_words: int) -> str:
