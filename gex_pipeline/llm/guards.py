@@ -10,7 +10,10 @@ from difflib import SequenceMatcher
 from gex_pipeline import sentences
 
 REFUSAL = re.compile(
-    r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
+    r"^(sorry\b|i('m| am) sorry|i apologi[sz]e\b|as an? (ai|(large )?language model)\b"
+    r"|((unfortunately|i('m| am) afraid)(,| that)? )?"
+    r"i( cannot| can't| can not| won't| must decline| do(n't| not) have|('m| am) (unable|not able)))",
+    re.I,
 )
 LABEL = re.compile(
     r"^\**((sure|certainly|of course|okay)\b[,.!]?\s*)?"
@@ -70,7 +73,7 @@ def check(summary: str, finish_reason: str, text: str, instructions: str, limits
     count = len(summary.split())
     if not words:
         return "empty"
-    if REFUSAL.match(summary) and summary.lower() not in text.lower():
+    if REFUSAL.match(summary.replace("’", "'")) and summary.lower() not in text.lower():
         return "refusal"
     if foreign_share(summary, text + instructions) > FOREIGN:
         return "script"
