@@ -21,6 +21,7 @@ LABEL = re.compile(
     r"|here('s|’s| is)\b[^:\n]{0,60}\b(summary|sentence|caption|version)\b[^:\n]{0,60})\**:\**\s*",
     re.I,
 )
+WORD = re.compile(rf"(?=\w)[{sentences.UNSPACED}]|[^\W{sentences.UNSPACED}]+")
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
 ECHO_OF_TEXT = 0.8  # so much of the text in one run
@@ -62,7 +63,7 @@ def announces(line: str) -> bool:
 def leading(summary: str, max_words: int) -> str:
     """The first sentences that are within the limit, at least one: prompts ask for one, what comes after is surplus."""
     kept = sentences.split(summary)
-    while len(kept) > 1 and sum(len(sentence.split()) for sentence in kept) > max_words:
+    while len(kept) > 1 and sum(len(sentences.words(sentence)) for sentence in kept) > max_words:
         kept.pop()
     return " ".join(kept)
 
@@ -70,7 +71,7 @@ def leading(summary: str, max_words: int) -> str:
 def check(summary: str, finish_reason: str, text: str, instructions: str, limits: Limits) -> str | None:
     """The first of REASONS that disqualifies a cleaned summary of `text`, or None."""
     words, source = normalized(summary), normalized(text)
-    count = len(summary.split())
+    count = len(sentences.words(summary))
     if not words:
         return "empty"
     if REFUSAL.match(summary.replace("’", "'")) and summary.lower() not in text.lower():
@@ -93,8 +94,8 @@ def check(summary: str, finish_reason: str, text: str, instructions: str, limits
 
 
 def normalized(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    """Lower-case words without punctuation; of scripts without spaces, letters."""
+    return WORD.findall(text.lower())
 
 
 def runs(words: list[str], length: int) -> set[tuple[str, ...]]:

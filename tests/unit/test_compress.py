@@ -74,6 +74,10 @@ def test_extractive_takes_the_most_central_sentence():
     assert summarize(sentences, 3) == ["A red ball"]
 
 
+def test_extractive_measures_a_text_without_spaces_in_letters():
+    assert summarize(["男人切苹果。", "狗睡觉。", "男人吃红苹果。", "女人切苹果。"], 7) == ["男人切苹果。"]
+
+
 @settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(SENTENCES, max_size=6))
 def test_every_text_gets_its_own_summary(many):

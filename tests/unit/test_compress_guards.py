@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gex_pipeline.llm import guards, prompt
 from gex_pipeline.llm.prompt import listed
+from gex_pipeline.sentences import words
 from gex_pipeline.summaries import LongText
 from shards.errors import UserError
 
@@ -92,8 +93,21 @@ def test_a_summary_may_repeat_what_the_text_repeats():
     assert guards.check(summary, "stop", text, INSTRUCTIONS, guards.Limits(3, 40)) is None
 
 
-def test_another_script_is_welcome_where_the_text_uses_it():
-    assert guards.check("男人在厨房里切苹果，女人在喝汤。", "stop", "男人切苹果。女人喝汤。", "", guards.Limits(1, 40)) is None
+@pytest.mark.parametrize(
+    "text, summary",
+    [
+        ("男人切苹果。女人喝汤。", "男人在厨房里切苹果，女人在喝汤。"),
+        ("男がりんごを切る。女がスープを飲む。犬が寝る。", "男が料理をし、女がスープを飲み、犬が寝ている。"),
+        ("ผู้ชายหั่นแอปเปิล ผู้หญิงกินซุป", "ผู้ชายและผู้หญิงกินอาหารในครัว"),
+    ],
+)
+def test_a_script_without_spaces_is_measured_in_letters(text, summary):
+    """And welcome where the text uses it."""
+    assert guards.check(summary, "stop", text, "", guards.Limits(3, 40)) is None
+    assert guards.check(summary, "stop", text, "", guards.Limits(3, 9)) == "too_long"
+    assert guards.check(summary[:2], "stop", text, "", guards.Limits(3, 40)) == "too_short"
+    assert guards.check(text, "stop", text, "", guards.Limits(3, 99)) == "text_echo"
+    assert guards.check(summary[:6] * 3, "stop", text, "", guards.Limits(3, 99)) == "repetition"
 
 
 @given(st.text(), st.sampled_from(["stop", "length"]), st.text())
@@ -101,7 +115,7 @@ def test_any_text_gets_a_verdict(raw, finish, text):
     summary = guards.clean(raw, finish)
     reason = guards.check(summary, finish, text, INSTRUCTIONS, LIMITS)
     assert reason is None or reason in guards.REASONS
-    assert reason or LIMITS.min_words <= len(summary.split()) <= LIMITS.max_words
+    assert reason or LIMITS.min_words <= len(words(summary)) <= LIMITS.max_words
 
 
 def test_the_text_stays_in_its_place_in_the_prompt():
