@@ -1,9 +1,15 @@
-"""What counts as a sentence when captions are split and joined."""
+"""What counts as a sentence when captions are split and joined, and as a word when they are measured."""
 
 import re
 
 _END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
 _STOPS = (".", "!", "?", "。", "！", "？")
+# Thai and Lao, Burmese, Khmer, Japanese and Chinese: no spaces between words
+UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_LETTER = re.compile(rf"(?=\w)[{UNSPACED}]")
 
 
 def split(text: str) -> list[str]:
@@ -14,3 +20,8 @@ def split(text: str) -> list[str]:
 def ended(sentence: str) -> str:
     """Captions often have no full stop; two of them need one between."""
     return sentence if sentence.endswith(_STOPS) else sentence + "."
+
+
+def words(text: str) -> list[str]:
+    """What spaces part; where scripts without them are, their letters instead."""
+    return [word for part in text.split() for word in _LETTER.findall(part) or [part]]

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("summary", pa.large_string()),
         ("sentences", pa.list_(pa.large_string())),  # of the summary
         ("status", pa.string()),  # "ok", or "fallback" where no generation passed the guards
-        ("reason", pa.string()),  # the guard that the last generation failed, null when ok
+        ("reason", pa.string()),  # the guard that the last generation failed, context, no_text; null when ok
         ("rejected", pa.list_(pa.string())),  # the guard each rejected generation failed, in order
         ("attempts", pa.int32()),  # generations made for this line; 0 when it was taken over or repeats another
         ("pieces", pa.int32()),  # that were summarised first, 0 where the text was read whole

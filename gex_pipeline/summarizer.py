@@ -15,7 +15,6 @@ from gex_pipeline.llm import guards, prompt
 from gex_pipeline.llm.extractive import ExtractiveBackend
 from gex_pipeline.llm.screen import screened
 from gex_pipeline.summaries import LongText
-from shards.errors import UserError
 from shards.format import digest
 
 RETRY_TEMPERATURE = 0.7  # of every generation after the first, unless the config asks for more
@@ -32,11 +31,17 @@ class Draft:
     summary: str | None = None  # what a model wrote and the guards passed
     result: llm.Result | None = None  # the last generation
     rejected: list[str] = field(default_factory=list)
+    too_long: bool = False  # for the context, its pieces' summaries too: not asked again
     attempts: int = 0
     pieces: list["Draft"] = field(default_factory=list)  # whose summaries the text is made of
     prompt_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """Why there is no summary."""
+        return "context" if self.too_long else (self.rejected or ["no_text"])[-1]
 
     def add(self, result: llm.Result) -> None:
         self.result = result
@@ -95,7 +100,7 @@ class Summarizer:
         """key -> draft; without a summary where the model wrote none that passes."""
         drafts = {key: Draft(text, self.readable(text)) for key, text in texts.items()}
         pending = {key: draft for key, draft in drafts.items() if draft.source.sentences}
-        while long := {key: draft for key, draft in pending.items() if not self.backend.fits(draft.text)}:
+        while long := {key: draft for key, draft in unwritten(pending).items() if not self.backend.fits(draft.text)}:
             self.condense(long, self.backend.fits)
         self.attempt(pending)
         while failed := {key: draft for key, draft in unwritten(pending).items() if not is_piece(draft.text)}:
@@ -121,16 +126,22 @@ class Summarizer:
                 self.judge(draft, result)
 
     def condense(self, drafts: dict[str, Draft], small: Callable[[LongText], bool]) -> None:
-        """Put the summaries of its pieces, each of which is `small`, in the place of each text."""
-        pieces = {key: [Draft(piece, piece) for piece in split(draft.text, small)] for key, draft in drafts.items()}
+        """Put the summaries of its pieces, each of which is `small`, in the place of each text; give up where a piece
+        cannot be, or where their summaries fit no better."""
+        pieces = {}
+        for key, draft in drafts.items():
+            parts = split(draft.text, small)
+            draft.too_long = not all(map(small, parts))
+            if not draft.too_long:
+                pieces[key] = [Draft(part, part) for part in parts]
         self.attempt({f"{key}/{i}": piece for key, parts in pieces.items() for i, piece in enumerate(parts)})
         for key, parts in pieces.items():
             draft = drafts[key]
             draft.take(parts)
             shorter = [piece.summary or self.fallback.extract(piece.text).text for piece in parts]
             text = LongText(draft.source.sample_id, " ".join(shorter), shorter)
-            if len(text.text) >= len(draft.text.text) and not self.backend.fits(text):
-                raise context_too_small(text)
+            shrinks = len(text.text) < len(draft.text.text) and not self.backend.fits(draft.text)
+            draft.too_long = not self.backend.fits(text) and not shrinks
             draft.text = text
 
     def join(self, drafts: dict[str, Draft]) -> None:
@@ -169,7 +180,7 @@ class Summarizer:
             "summary": summary,
             "sentences": sentences.split(summary),
             "status": "ok" if ok else "fallback",
-            "reason": None if ok else (draft.rejected or ["no_text"])[-1],
+            "reason": None if ok else draft.reason,
             "rejected": draft.rejected,
             "attempts": draft.attempts,
             "pieces": len(draft.pieces),
@@ -185,7 +196,7 @@ class Summarizer:
 
 
 def unwritten(drafts: dict[str, Draft]) -> dict[str, Draft]:
-    return {name: draft for name, draft in drafts.items() if draft.summary is None}
+    return {name: draft for name, draft in drafts.items() if draft.summary is None and not draft.too_long}
 
 
 def is_piece(text: LongText) -> bool:
@@ -193,21 +204,17 @@ def is_piece(text: LongText) -> bool:
 
 
 def split(text: LongText, fits: Callable[[LongText], bool]) -> list[LongText]:
-    """Halves of halves, cut between sentences (a single sentence: between words), each of which fits."""
-    if fits(text):
-        return [text]
-    units = text.sentences if len(text.sentences) > 1 else text.text.split()
+    """Halves of halves, each of which fits, cut between sentences, in a single one between words, in a single word
+    between characters; a single character that does not fit stays."""
+    units, glue = text.sentences, " "
     if len(units) < 2:
-        raise context_too_small(text)
+        units = text.text.split()
+    if len(units) < 2:
+        units, glue = text.text, ""
+    if fits(text) or len(units) < 2:
+        return [text]
     middle = len(units) // 2
     halves = [units[:middle], units[middle:]]
     if units is not text.sentences:
-        halves = [[" ".join(half)] for half in halves]
+        halves = [[glue.join(half)] for half in halves]
     return [p for half in halves for p in split(LongText(text.sample_id, " ".join(half), half), fits)]
-
-
-def context_too_small(text: LongText) -> UserError:
-    return UserError(
-        f"compress: sample {text.sample_id}: the model's context holds too little beside prompt and answer to "
-        f"summarise even pieces of its text; take a model with a longer context or a shorter prompt"
-    )

@@ -1,5 +1,6 @@
 """A prompt as the tokens of one model: its tokenizer and its chat template, or the one that the config names."""
 
+import re
 from pathlib import Path
 
 from gex_pipeline.config import CompressConfig
@@ -18,7 +19,8 @@ def read_template(path: str) -> str:
 
 
 class Chat:
-    """Texts -> token ids, with the model's special tokens; refuses at once what would fail for every text."""
+    """Texts -> token ids, with the model's special tokens, of which the text itself can write none; refuses at once what
+    would fail for every text."""
 
     def __init__(self, folder: Path, config: CompressConfig, prompt: Prompt, **options):
         import transformers
@@ -29,6 +31,7 @@ class Chat:
             self.tokenizer.chat_template = read_template(config.chat_template)
         if not self.tokenizer.chat_template:
             raise UserError(f"compress.model: {folder.name} ships no chat template; name one with compress.chat_template")
+        self.control = control_tokens(self.tokenizer)
         try:
             self.least = len(self.tokens(LongText("", "x", ["x"])))
         except Exception as error:  # jinja's own, and whatever a template raises
@@ -38,8 +41,13 @@ class Chat:
 
     def tokens(self, text: LongText) -> list[int]:
         return self.tokenizer.apply_chat_template(
-            self.prompt.messages(text), add_generation_prompt=True, return_dict=False
+            self.prompt.messages(self.plain(text)), add_generation_prompt=True, return_dict=False
         )
+
+    def plain(self, text: LongText) -> LongText:
+        """The text without what the tokenizer would read as the end of a turn and the like."""
+        sentences = [self.control.sub(" ", sentence) for sentence in text.sentences]
+        return LongText(text.sample_id, self.control.sub(" ", text.text), [s for s in sentences if s.strip()])
 
     def fits(self, text: LongText, context: int) -> bool:
         """Whether prompt, text and answer fit into so many tokens."""
@@ -52,3 +60,11 @@ class Chat:
                 f"compress.max_model_len: a context of {context:,} tokens is too small: the prompt alone has {self.least:,} "
                 f"and compress.max_new_tokens is {self.answer:,}; take a longer context or a shorter prompt"
             )
+
+
+def control_tokens(tokenizer) -> re.Pattern:
+    """Finds the strings that the tokenizer makes special tokens of; <think>, <｜User｜> are among its others."""
+    added = tokenizer.added_tokens_decoder.values()
+    found = {str(token) for token in added if token.special or re.fullmatch("<.+>", str(token))}
+    found = (found | set(tokenizer.all_special_tokens)) - {""}
+    return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))) or "(?!)")

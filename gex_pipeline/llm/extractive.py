@@ -6,7 +6,7 @@ from sumy.models.dom import ObjectDocumentModel, Paragraph, Sentence
 from sumy.summarizers.text_rank import TextRankSummarizer
 
 from gex_pipeline.llm.base import Result
-from gex_pipeline.sentences import ended
+from gex_pipeline.sentences import ended, words
 from gex_pipeline.summaries import LongText
 
 
@@ -14,7 +14,7 @@ class WordTokenizer:
     """sumy's own tokenizer needs a download, and captions come as sentences already."""
 
     def to_words(self, sentence: str) -> list[str]:
-        return [word.strip(".,;:!?\"'()") for word in sentence.split()]
+        return [word.strip(".,;:!?\"'()") for word in words(sentence)]
 
 
 def summarize(sentences: list[str], max_words: int) -> list[str]:
@@ -26,16 +26,16 @@ def summarize(sentences: list[str], max_words: int) -> list[str]:
     unique = list(dict.fromkeys(sentences))
     if not unique:
         return []
-    limit = min(max_words, sum(len(s.split()) for s in unique) // 2)
+    limit = min(max_words, sum(len(words(s)) for s in unique) // 2)
     tokenizer = WordTokenizer()
     document = ObjectDocumentModel([Paragraph([Sentence(s, tokenizer) for s in unique])])
     ratings = {str(s): float(rating) for s, rating in TextRankSummarizer().rate_sentences(document).items()}
     ranked = sorted(unique, key=lambda s: -round(ratings[s.strip()], 9))  # rounded: no order by floating-point noise
     chosen = {ranked[0]}
-    words = len(ranked[0].split())
+    length = len(words(ranked[0]))
     for sentence in ranked[1:]:
-        words += len(sentence.split())
-        if words > limit:
+        length += len(words(sentence))
+        if length > limit:
             break
         chosen.add(sentence)
     kept = [s for s in unique if s in chosen]

@@ -1,5 +1,6 @@
 """What makes a generation no summary. Pure functions of strings; `check` names the first guard that fails."""
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -9,11 +10,18 @@ from difflib import SequenceMatcher
 from gex_pipeline import sentences
 
 REFUSAL = re.compile(
-    r"^(i('m| am) (sorry|unable|not able)|sorry\b|i (cannot|can't|can not|won't)|as an ai\b|i do(n't| not) have)", re.I
+    r"^(sorry\b|i('m| am) sorry|i apologi[sz]e\b|as an? (ai|(large )?language model)\b"
+    r"|((unfortunately|i('m| am) afraid)(,| that)? )?"
+    r"i( cannot| can't| can not| won't| must decline| do(n't| not) have|('m| am) (unable|not able)))",
+    re.I,
 )
 LABEL = re.compile(
-    r"^\**(here is |here's )?(the |a )?(one-sentence )?(summary|answer|caption)[^:\n]{0,60}:\**\s*", re.I
+    r"^\**((sure|certainly|of course|okay)\b[,.!]?\s*)?"
+    r"((the )?(one-sentence )?(summary|answer|caption)"
+    r"|here('s|’s| is)\b[^:\n]{0,60}\b(summary|sentence|caption|version)\b[^:\n]{0,60})\**:\**\s*",
+    re.I,
 )
+WORD = re.compile(rf"(?=\w)[{sentences.UNSPACED}]|[^\W{sentences.UNSPACED}]+")
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
 ECHO_OF_TEXT = 0.8  # so much of the text in one run
@@ -30,11 +38,13 @@ class Limits:
 
 
 def clean(raw: str, finish_reason: str) -> str:
-    """The summary inside a generation: its first paragraph without label, quotes and doubled spaces, no sentence twice,
-    and without the unfinished last sentence where the token limit cut it and a whole one comes before."""
-    text = unicodedata.normalize("NFC", raw).strip()
-    text = LABEL.sub("", text).strip()
-    text = " ".join(text.split("\n\n")[0].split())
+    """The summary inside a generation: its first paragraph after thoughts and lines that only announce it, without label,
+    quotes and doubled spaces, no sentence twice, and without the unfinished last sentence where the token limit cut it
+    and a whole one comes before."""
+    text = raw.rpartition("</think>")[2].partition("<think>")[0]  # a template may open the thought, the limit cut it
+    lines = itertools.dropwhile(announces, unicodedata.normalize("NFC", text).splitlines())
+    text = " ".join("\n".join(lines).split("\n\n")[0].split())
+    text = LABEL.sub("", text)
     if len(text) > 1 and text[0] in QUOTES and text[-1] in QUOTES:
         text = text.strip(QUOTES).strip()
     if finish_reason == "length":
@@ -44,10 +54,16 @@ def clean(raw: str, finish_reason: str) -> str:
     return text if len(set(said)) == len(said) else " ".join(dict.fromkeys(said))
 
 
+def announces(line: str) -> bool:
+    """Whether a line, such as "Here it is:" or an empty one, comes before the summary."""
+    line = line.strip(" \t*")
+    return not line or line.endswith((":", "："))
+
+
 def leading(summary: str, max_words: int) -> str:
     """The first sentences that are within the limit, at least one: prompts ask for one, what comes after is surplus."""
     kept = sentences.split(summary)
-    while len(kept) > 1 and sum(len(sentence.split()) for sentence in kept) > max_words:
+    while len(kept) > 1 and sum(len(sentences.words(sentence)) for sentence in kept) > max_words:
         kept.pop()
     return " ".join(kept)
 
@@ -55,10 +71,10 @@ def leading(summary: str, max_words: int) -> str:
 def check(summary: str, finish_reason: str, text: str, instructions: str, limits: Limits) -> str | None:
     """The first of REASONS that disqualifies a cleaned summary of `text`, or None."""
     words, source = normalized(summary), normalized(text)
-    count = len(summary.split())
+    count = len(sentences.words(summary))
     if not words:
         return "empty"
-    if REFUSAL.match(summary) and summary.lower() not in text.lower():
+    if REFUSAL.match(summary.replace("’", "'")) and summary.lower() not in text.lower():
         return "refusal"
     if foreign_share(summary, text + instructions) > FOREIGN:
         return "script"
@@ -78,8 +94,8 @@ def check(summary: str, finish_reason: str, text: str, instructions: str, limits
 
 
 def normalized(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    """Lower-case words without punctuation; of scripts without spaces, letters."""
+    return WORD.findall(text.lower())
 
 
 def runs(words: list[str], length: int) -> set[tuple[str, ...]]:

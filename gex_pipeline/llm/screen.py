@@ -2,26 +2,35 @@
 
 A pattern list, so it finds what it knows (English, the common phrasings) and no more: an instruction that reads like
 a caption passes. Captions that tell people to do things ("add the onions") must pass too, so a bare imperative is
-never enough: it has to speak of instructions, prompts, answers or summaries.
+never enough: it has to speak of instructions, prompts, answers or summaries. Nor are such words enough where they tell
+what people do ("they answer in unison").
 """
 
 import re
 
 from gex_pipeline.summaries import LongText
 
+# An order begins a sentence or a clause, or says to whom: "the players ignore", "they reply with" tell of people.
+_ORDER = (
+    r"(?:^|[.:;,!?]|\b(?:please|now|must|should|you)\b)\W{0,9}"
+    r"(?:(?:please|now|just|simply|only|then|instead|must|should|to)\b\W{0,9}){0,4}"
+)
 _ANSWER = r"(answer|summary|response|reply|output|caption|description)s?"
 _INSTRUCTION = re.compile(
     rf"""
-    \b(ignore|disregard|forget|override|discard)\b.{{0,40}}
-        \b(above|previous|prior|preceding|earlier|instructions?|captions?|prompts?|everything|rules|task)\b
+    {_ORDER}(ignore|disregard|forget|override|discard)\b.{{0,40}}
+        \b(above|previous|prior|preceding|earlier|instructions?|captions?|prompts?|your\s+(rules|task))\b
+    | {_ORDER}(ignore|disregard|forget)\s+everything\b
     | \b(system|developer)\s+(prompt|message|override|notice)\b | ^\W*(system|assistant|user|developer)\s*:
     | <\|\w+\|> | \[/?INST\] | ^\W*\#\#+\s*(instruction|system|response) | </?(system|captions|instructions?)>
     | \b(as|you\s+are|you're|act\s+as)\s+(now\s+)?(an?|the)\s+(ai|language\s+model|assistant|chat\s?bot|summarizer)\b
     | \bnew\s+(instructions?|task|rules?)\b\s*[:.]
-    | \b(respond|reply|answer)\s+(only|just|with|in)\b
+    | {_ORDER}(respond|reply|answer)\s+(only|just|with|in)\b
     | ^\W*(please\s+|now\s+|instead,?\s+)*(say|print|output|write|repeat|return|append|include|mention|begin|start|end|
-        finish|translate|describe|summari[sz]e|add)\b.*\b(your|the)\s+{_ANSWER}\b
-    | ^\W*(please\s+|now\s+|instead,?\s+)*(say|print|output|write|repeat|return)\b.*\b(only|the\s+words?|exactly|instead)\b
+        finish|translate|describe|summari[sz]e|add)\b.*\b(your\s+{_ANSWER}|the\s+(summary|response|reply|output))\b
+    | {_ORDER}(begin|start|end|finish)\s+the\s+{_ANSWER}\b
+    | ^\W*(please\s+|now\s+|instead,?\s+)*(say|print|output|write|repeat|return)\b.*\b((only|exactly|instead)\b
+        | the\s+word\s+(?!(on|in|out|to|with|after|and)\b) | the\s+words?\s*[:"'“‘])
     | \b(your|the)\s+(final\s+)?{_ANSWER}\s+(must|should|has\s+to|needs\s+to|is\s+to)\b
     | \binstead\s+of\s+(a\s+|the\s+|this\s+)?(summari[sz]ing|{_ANSWER})\b
     | ^\W*(please\s+|now\s+|only\s+|do\s+not\s+|don't\s+|stop\s+)*summari[sz](e|ing)\b

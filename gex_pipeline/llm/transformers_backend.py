@@ -17,7 +17,8 @@ class TransformersBackend:
     """Batches of left-padded chats over one shared prefix.
 
     All chats begin with the same instructions and example, so the keys and values of that prefix are computed once:
-    with short captions it is more than half of the prompt.
+    with short captions it is more than half of the prompt. Where a text's first characters make one token with the
+    prompt's last, its chat begins otherwise and is read whole, with those of its batch.
     """
 
     name = "transformers"
@@ -62,7 +63,8 @@ class TransformersBackend:
 
     def generate(self, texts: list[LongText], seeds: list[int], temperature: float) -> list[Result]:
         chats = [self.chat.tokens(text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda i: len(chats[i]))  # like lengths together: little padding
+        # Those without the prefix together, and like lengths: little padding.
+        order = sorted(range(len(texts)), key=lambda i: (self.has_prefix(chats[i]), len(chats[i])))
         results = [None] * len(texts)
         for start in range(0, len(order), self.config.batch_size):
             batch = order[start : start + self.config.batch_size]
@@ -74,26 +76,30 @@ class TransformersBackend:
     @torch.inference_mode()
     def generate_batch(self, chats: list[list[int]], seeds: list[int], temperature: float) -> list[Result]:
         started = time.perf_counter()
-        ids, mask = self.pad(chats)
+        prefix = self.prefix if all(map(self.has_prefix, chats)) else []
+        ids, mask = self.pad(chats, prefix)
         sampler = [GumbelNoise(seeds, temperature)] if temperature > 0 else []
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=self.expanded_prefix(len(chats)),
+            past_key_values=self.expanded_prefix(len(chats)) if prefix else None,
             logits_processor=transformers.LogitsProcessorList(sampler),
             do_sample=False,
         )[:, ids.shape[1] :].tolist()
         seconds = (time.perf_counter() - started) / len(chats)
         return [self.result(chat, answer, seconds) for chat, answer in zip(chats, output, strict=True)]
 
-    def pad(self, chats: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def has_prefix(self, chat: list[int]) -> bool:
+        return chat[: len(self.prefix)] == self.prefix
+
+    def pad(self, chats: list[list[int]], prefix: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and mask, both int64 [B, L]: the prefix, then padding, then what differs."""
-        rests = [chat[len(self.prefix) :] for chat in chats]
+        rests = [chat[len(prefix) :] for chat in chats]
         width = max(map(len, rests))
         pads = [width - len(rest) for rest in rests]
         padding = self.tokenizer.pad_token_id
-        ids = [self.prefix + [padding] * pad + rest for pad, rest in zip(pads, rests)]
-        mask = [[1] * len(self.prefix) + [0] * pad + [1] * len(rest) for pad, rest in zip(pads, rests)]
+        ids = [prefix + [padding] * pad + rest for pad, rest in zip(pads, rests)]
+        mask = [[1] * len(prefix) + [0] * pad + [1] * len(rest) for pad, rest in zip(pads, rests)]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def expanded_prefix(self, size: int) -> transformers.DynamicCache:

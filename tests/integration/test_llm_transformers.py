@@ -1,5 +1,6 @@
 """A real model in process: SmolLM2-135M-Instruct on the CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,17 +33,29 @@ def test_summaries_are_made_by_the_model_and_the_same_every_time(summarizer):
         assert line["summary"].endswith(".") and line["summary"] != text.text
 
 
-def test_the_shared_prefix_and_the_padding_change_nothing(summarizer):
+def assert_plain(backend, texts: list[LongText]) -> None:
     """Each answer equals that of the plain model on the whole prompt, alone."""
     import torch
 
-    backend = summarizer.backend
-    results = backend.generate(LONG_TEXTS, [0, 0], 0.0)
-    for text, result in zip(LONG_TEXTS, results):
+    results = backend.generate(texts, [0] * len(texts), 0.0)
+    for text, result in zip(texts, results):
         chat = torch.tensor([backend.chat.tokens(text)])
         answer = backend.model.generate(input_ids=chat, attention_mask=torch.ones_like(chat), do_sample=False)
         alone = backend.tokenizer.decode(answer[0, chat.shape[1] :], skip_special_tokens=True)
         assert result.text == alone and result.prompt_tokens == chat.shape[1]
+
+
+def test_the_shared_prefix_and_the_padding_change_nothing(summarizer):
+    assert_plain(summarizer.backend, LONG_TEXTS)
+
+
+def test_a_text_whose_start_makes_one_token_with_the_prompts_end_is_read_whole(summarizer, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text('[user]\nShorten the captions: "{text}"\n')
+    backend = Summarizer(replace(summarizer.config, prompt=str(file))).backend
+    stop = LongText("stop", '"Stop" sign is shown.', ['"Stop" sign is shown.'])
+    assert not backend.has_prefix(backend.chat.tokens(stop)) and backend.has_prefix(backend.chat.tokens(LONG_TEXTS[0]))
+    assert_plain(backend, [LONG_TEXTS[0], stop])
 
 
 def test_a_seed_decides_its_own_text_whatever_the_company(summarizer):

@@ -74,6 +74,10 @@ def test_extractive_takes_the_most_central_sentence():
     assert summarize(sentences, 3) == ["A red ball"]
 
 
+def test_extractive_measures_a_text_without_spaces_in_letters():
+    assert summarize(["男人切苹果。", "狗睡觉。", "男人吃红苹果。", "女人切苹果。"], 7) == ["男人切苹果。"]
+
+
 @settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(SENTENCES, max_size=6))
 def test_every_text_gets_its_own_summary(many):
@@ -161,6 +165,24 @@ def test_a_text_over_the_context_is_summarised_in_pieces_then_together(scripted)
     assert line["output_tokens"] == 15
 
 
+BLOB = "data:image/png;base64," + "A" * 400
+
+
+@pytest.mark.parametrize("odd", [BLOB, "男人在厨房里切苹果女人在喝汤" * 30])
+def test_a_text_without_spaces_over_the_context_is_cut_between_characters(odd):
+    pieces = split(long_text("o", "A man eats.", odd), lambda text: len(text.text) <= 100)
+    assert "".join(p.text for p in pieces).replace(" ", "") == "Amaneats." + odd
+    assert all(len(p.text) <= 100 and p.sentences == [p.text] for p in pieces)
+
+
+def test_a_text_that_the_context_cannot_hold_falls_back_and_leaves_the_row_alone(scripted):
+    """The summaries of its pieces are together longer than it."""
+    summarizer = scripted([*["A man and a dog share a long meal of soup."] * 2, "A boy flies a kite."], context=16)
+    lines = summarizer.summarize([long_text("long", *["A cat."] * 10), BEACH])
+    assert [(line["status"], line["reason"]) for line in lines] == [("fallback", "context"), ("ok", None)]
+    assert summaries.account(lines)["fallback"] == 1 and lines[0]["summary"] == "A cat."
+
+
 @given(SENTENCES, st.integers(1, 20))
 def test_pieces_fit_and_lose_no_word(sentences, context):
     pieces = split(long_text("s", *sentences), lambda text: len(text.text.split()) <= context)
@@ -168,9 +190,10 @@ def test_pieces_fit_and_lose_no_word(sentences, context):
     assert all(len(p.text.split()) <= context for p in pieces)
 
 
-def test_a_context_that_holds_nothing_is_refused(scripted):
-    with pytest.raises(UserError, match="sample k: the model's context holds too little"):
-        scripted([], context=0).summarize([KITCHEN])
+def test_a_text_of_which_no_piece_fits_falls_back(scripted):
+    summarizer = scripted([], context=0)
+    (line,) = summarizer.summarize([KITCHEN])
+    assert (line["status"], line["reason"], summarizer.backend.asked) == ("fallback", "context", [])
 
 
 def test_what_the_guards_did_is_counted_and_told(scripted):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gex_pipeline.llm import guards, prompt
 from gex_pipeline.llm.prompt import listed
+from gex_pipeline.sentences import words
 from gex_pipeline.summaries import LongText
 from shards.errors import UserError
 
@@ -21,6 +22,14 @@ INSTRUCTIONS = "Shorten the captions of a video to one sentence: a white car tur
         (' \n " ', "empty"),
         ("I'm sorry, but I can't help with that.", "refusal"),
         ("As an AI language model I see no video.", "refusal"),
+        ("I’m sorry, but I can’t assist with that request.", "refusal"),
+        ("I can’t help with that.", "refusal"),
+        ("I apologize, but I cannot summarize this.", "refusal"),
+        ("Unfortunately, I cannot summarize these captions.", "refusal"),
+        ("As a language model, I cannot see videos.", "refusal"),
+        ("I'm afraid I can't help with that.", "refusal"),
+        ("I'm afraid that I am unable to do that.", "refusal"),
+        ("I must decline to summarize this.", "refusal"),
         ("Мужчина режет яблоко на кухне.", "script"),
         ("男人在厨房里切苹果。", "script"),
         ("A white car turns left on a snowy street.", "prompt_echo"),
@@ -32,6 +41,8 @@ INSTRUCTIONS = "Shorten the captions of a video to one sentence: a white car tur
         ("A man and a woman who share a kitchen cook, eat, wash up and rest.", "too_long"),
         ("A kitchen.", "too_short"),
         ("A man cuts an apple while a", "cut"),
+        ("<think>\nThe captions show a man in a kitchen. So", "empty"),
+        ("Here is a summary of the captions:", "empty"),
     ],
 )
 def test_guard_names_what_is_wrong(raw, reason):
@@ -46,6 +57,17 @@ def test_guard_names_what_is_wrong(raw, reason):
         ('"A man cuts an apple beside a dog."', "A man cuts an apple beside a dog."),
         ("Summary: A man cooks\nwhile a dog sleeps.", "A man cooks while a dog sleeps."),
         ("Here is a one-sentence summary of the captions: A man cooks.", "A man cooks."),
+        ("Sure! Here is the summary:\n\nA man cooks while a dog sleeps.", "A man cooks while a dog sleeps."),
+        ("Sure, here's a one-sentence summary of the captions:\n\nA man cooks.", "A man cooks."),
+        ("Here is a short sentence that summarizes the captions:\r\n\r\nA man cooks.", "A man cooks."),
+        ("Here’s a shortened version: A man cooks.", "A man cooks."),
+        ("**Short sentence:**\n\nA man cooks.", "A man cooks."),
+        ("**Summary**: A man cooks.", "A man cooks."),
+        ("<think>\nA man.\n\nA dog.\n</think>\n\nA man cooks.", "A man cooks."),
+        ("So it is a man.\n</think>\n\nA man cooks.", "A man cooks."),
+        ("A caption on the screen reads: A man cooks.", "A caption on the screen reads: A man cooks."),
+        ("The answer is on a board: a man cooks.", "The answer is on a board: a man cooks."),
+        ("I’m afraid of the dog beside the soup.", "I’m afraid of the dog beside the soup."),
         ("A man cooks.\n\nI hope that this helps!", "A man cooks."),
         ("A man cooks. A man cooks. A dog sleeps. A man cooks.", "A man cooks. A dog sleeps."),
     ],
@@ -71,8 +93,21 @@ def test_a_summary_may_repeat_what_the_text_repeats():
     assert guards.check(summary, "stop", text, INSTRUCTIONS, guards.Limits(3, 40)) is None
 
 
-def test_another_script_is_welcome_where_the_text_uses_it():
-    assert guards.check("男人在厨房里切苹果，女人在喝汤。", "stop", "男人切苹果。女人喝汤。", "", guards.Limits(1, 40)) is None
+@pytest.mark.parametrize(
+    "text, summary",
+    [
+        ("男人切苹果。女人喝汤。", "男人在厨房里切苹果，女人在喝汤。"),
+        ("男がりんごを切る。女がスープを飲む。犬が寝る。", "男が料理をし、女がスープを飲み、犬が寝ている。"),
+        ("ผู้ชายหั่นแอปเปิล ผู้หญิงกินซุป", "ผู้ชายและผู้หญิงกินอาหารในครัว"),
+    ],
+)
+def test_a_script_without_spaces_is_measured_in_letters(text, summary):
+    """And welcome where the text uses it."""
+    assert guards.check(summary, "stop", text, "", guards.Limits(3, 40)) is None
+    assert guards.check(summary, "stop", text, "", guards.Limits(3, 9)) == "too_long"
+    assert guards.check(summary[:2], "stop", text, "", guards.Limits(3, 40)) == "too_short"
+    assert guards.check(text, "stop", text, "", guards.Limits(3, 99)) == "text_echo"
+    assert guards.check(summary[:6] * 3, "stop", text, "", guards.Limits(3, 99)) == "repetition"
 
 
 @given(st.text(), st.sampled_from(["stop", "length"]), st.text())
@@ -80,7 +115,7 @@ def test_any_text_gets_a_verdict(raw, finish, text):
     summary = guards.clean(raw, finish)
     reason = guards.check(summary, finish, text, INSTRUCTIONS, LIMITS)
     assert reason is None or reason in guards.REASONS
-    assert reason or LIMITS.min_words <= len(summary.split()) <= LIMITS.max_words
+    assert reason or LIMITS.min_words <= len(words(summary)) <= LIMITS.max_words
 
 
 def test_the_text_stays_in_its_place_in_the_prompt():
