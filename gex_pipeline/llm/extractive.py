@@ -19,7 +19,7 @@ class WordTokenizer:
 
 def summarize(sentences: list[str], max_words: int) -> list[str]:
     """The most central sentences in their order: as many as fit into `max_words` and into half of the text,
-    at least one (none of none). A single sentence that is too long ends at a word.
+    at least one (none of none), whole even where it alone is longer.
 
     TextRank: Mihalcea and Tarau, "TextRank: Bringing Order into Text", EMNLP 2004.
     """
@@ -38,8 +38,7 @@ def summarize(sentences: list[str], max_words: int) -> list[str]:
         if length > limit:
             break
         chosen.add(sentence)
-    kept = [s for s in unique if s in chosen]
-    return kept if len(kept) > 1 else [" ".join(kept[0].split()[:max_words])]
+    return [s for s in unique if s in chosen]
 
 
 class ExtractiveBackend:

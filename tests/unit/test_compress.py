@@ -63,15 +63,15 @@ def scripted(monkeypatch):
 def test_extractive_summaries_are_sentences_of_the_text_within_the_limit(sentences, max_words):
     kept = summarize(sentences, max_words)
     assert kept == summarize(sentences, max_words)
-    assert 0 < sum(len(s.split()) for s in kept) <= max_words
-    positions = [next(i for i, s in enumerate(sentences) if s.startswith(k)) for k in kept]
+    assert len(kept) == 1 or sum(len(s.split()) for s in kept) <= max_words
+    positions = [sentences.index(k) for k in kept]
     assert positions == sorted(positions)
 
 
 def test_extractive_takes_the_most_central_sentence():
     sentences = ["A cat sleeps.", "A red ball hits a red cube.", "A ball rolls."]
     assert summarize(sentences, 7) == ["A red ball hits a red cube."]
-    assert summarize(sentences, 3) == ["A red ball"]
+    assert summarize(sentences, 3) == ["A red ball hits a red cube."]  # whole: nothing is cut silently
 
 
 def test_extractive_measures_a_text_without_spaces_in_letters():
