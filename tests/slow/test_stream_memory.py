@@ -10,7 +10,8 @@ from make_dataset import make_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 import test_stream
-from test_stream import streams, workers_of
+from test_stream import streams
+from test_stream_faults import workers_of
 
 server = test_stream.server  # a fixture
 
