@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
             return expand.main([*_expand_arguments(args, catalog), "--dry_run", "true", *overrides])
     catalog = _publish(args, rows, coverage)
     code = expand.main([*_expand_arguments(args, catalog), *overrides])
-    if storage.exists(storage.join(args.output, MANIFEST_JSON)):
+    if code != expand.EXIT_USER and storage.exists(storage.join(args.output, MANIFEST_JSON)):
         _print_published(args.output, rows)
     return code
 

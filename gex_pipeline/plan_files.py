@@ -106,8 +106,8 @@ def durations(root: str) -> pl.DataFrame:
     """clip_id and duration_ms of every clip of the plan under `root`; no line where no whole plan is there."""
     lines = [PLAN_SCHEMA.empty_table().select(["clip_id", "duration_ms"])]
     for name in _known_parts(root) or ():
-        # A part that was lost is written again.
-        with suppress(FileNotFoundError), storage.open_read(storage.join(root, "plan", name)) as file:
+        # A part that was lost or damaged is written again.
+        with suppress(FileNotFoundError, pa.ArrowInvalid), storage.open_read(storage.join(root, "plan", name)) as file:
             lines.append(pq.read_table(file, columns=lines[0].column_names))
     return pl.from_arrow(pa.concat_tables(lines))
 

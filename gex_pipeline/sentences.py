@@ -25,3 +25,16 @@ def ended(sentence: str) -> str:
 def words(text: str) -> list[str]:
     """What spaces part; where scripts without them are, their letters instead."""
     return [word for part in text.split() for word in _LETTER.findall(part) or [part]]
+
+
+def leading(text: str, count: int) -> str:
+    """The first `count` words, ended; a text that has no more stays as it is."""
+    if len(words(text)) <= count:
+        return text
+    kept = []
+    for part in text.split():
+        kept.append(part[:count] if len(words(part)) > count else part)
+        count -= len(words(part))
+        if count <= 0:
+            break
+    return ended(" ".join(kept))

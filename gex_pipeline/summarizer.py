@@ -138,7 +138,7 @@ class Summarizer:
         for key, parts in pieces.items():
             draft = drafts[key]
             draft.take(parts)
-            shorter = [piece.summary or self.fallback.extract(piece.text).text for piece in parts]
+            shorter = [piece.summary or self.central(piece.text) for piece in parts]
             text = LongText(draft.source.sample_id, " ".join(shorter), shorter)
             shrinks = len(text.text) < len(draft.text.text) and not self.backend.fits(draft.text)
             draft.too_long = not self.backend.fits(text) and not shrinks
@@ -171,9 +171,13 @@ class Summarizer:
         """31 bits that depend on nothing but the text's key and the attempt: not on order or company."""
         return int(digest([name, attempt])[:8], 16) >> 1
 
+    def central(self, text: LongText) -> str:
+        """What stands in for a summary: the most central sentences, a single one over `max_words` cut there."""
+        return sentences.leading(self.fallback.extract(text).text, self.limits.max_words)
+
     def line(self, key: str, draft: Draft) -> dict:
         ok, result = draft.summary is not None, draft.result
-        summary = draft.summary if ok else self.fallback.extract(self.readable(draft.source)).text
+        summary = draft.summary if ok else self.central(self.readable(draft.source))
         return {
             "key": key,
             "text": draft.source.text,

@@ -7,6 +7,7 @@ import os
 import stat
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -73,7 +74,18 @@ class Timeline:
 def scan(
     source: str | BinaryIO, progress: Callable[[str | None], None] = lambda clip_id: None, limits: Limits = Limits()
 ) -> Timeline:
-    """Read a file's timestamps; VideoError where it has none, or is beyond the limits."""
+    """Read a file's timestamps; VideoError where it has none, or is beyond the limits; OSError where it cannot be read."""
+    try:
+        return _scan(source, progress, limits, is_last=False)
+    except _Unsure:
+        return _scan(source, progress, limits, is_last=True)
+
+
+class _Unsure(Exception):
+    """FFmpeg says that it cannot read a file which can be read: bytes that are damaged, or a fault that has passed."""
+
+
+def _scan(source: str | BinaryIO, progress: Callable[[str | None], None], limits: Limits, is_last: bool) -> Timeline:
     pts, dts, duration = array("q"), array("q"), array("q")
     key, shown = bytearray(), bytearray()
     with open_container(source, progress) as container:
@@ -95,7 +107,8 @@ def scan(
                 if len(pts) > limits.frames:
                     raise VideoError("too_large", f"more than {limits.frames:,} frames")
         except av.error.FFmpegError as error:  # a cut file: what came before is whole
-            _check_readable(source, error, progress)
+            if not is_last:
+                _check_readable(source, error, progress)
         pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
         packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
         shape = (stream.width, stream.height), stream.sample_aspect_ratio
@@ -144,19 +157,24 @@ def open_container(source: str | BinaryIO, progress: Callable[[str | None], None
     else:
         url = source
         source.seek(0)
-    try:
-        return av.open(url, metadata_errors="ignore")
-    except av.error.FFmpegError as error:
-        _check_readable(source, error, progress)
-        raise VideoError("not_a_video", "no known video format, or damaged beyond recognition") from None
+    for _ in range(2):  # once more where the fault may have passed
+        try:
+            return av.open(url, metadata_errors="ignore")
+        except av.error.FFmpegError as error:
+            with suppress(_Unsure):
+                _check_readable(source, error, progress)
+                break
+    raise VideoError("not_a_video", "no known video format, or damaged beyond recognition")
 
 
 def _check_readable(source: str | BinaryIO, error: av.error.FFmpegError, progress: Callable[[str | None], None]) -> None:
-    """OSError where the file itself gives one. FFmpeg says EIO, EAGAIN and their like of damaged bytes too."""
+    """Of an error that may be the reading's: OSError where the file itself gives one, else _Unsure. FFmpeg says EIO,
+    EAGAIN and their like of damaged bytes too."""
     if isinstance(source, str) and isinstance(error, OSError):
         with open(source, "rb", buffering=0) as file:
             while file.read(1 << 20):
                 progress(None)
+        raise _Unsure from None
 
 
 def video_stream(container):

@@ -79,11 +79,16 @@ def _of_dataset(args, accelerator, model, recipes) -> Iterator[pa.Table]:
         raise UserError(f"{args.data}: no {what} samples")
     for split, granularity in parts:
         samples = sum(shard.samples for shard in dataset.select(split, granularity))
-        loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers, max_failures=samples)
-        embed = Embedder(accelerator, model, BATCH, loader, evaluate.cache_folder(args.cache, args.checkpoint))
+        cache = evaluate.cache_folder(args.cache, args.checkpoint)
         recipe = recipes[granularity]
         for name, count in recipe.iter.items():  # each alone: samples without a text have a video all the same
+            # Any number of samples may have no text; unreadable videos have a limit.
+            limit = {} if name == VIDEO else {"max_failures": samples}
+            loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers, **limit)
+            embed = Embedder(accelerator, model, BATCH, loader, cache)
             found = embed(dataset, granularity, recipe.frames, {name: count})[name]
+            if left_out := samples - len(found.sample_ids):
+                print(f"{split} {granularity}: {left_out:,} of {samples:,} samples have no {name} that could be read")
             if not found.sample_ids:
                 continue
             columns = {"split": split, "granularity": granularity, "what": name}

@@ -64,8 +64,8 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"batch: {config.batch} is not positive")
     for key, least in (("iter", 0), ("frames", 1)):
         for name, value in getattr(config, key).items():
-            if name not in config.granularities:
-                raise UserError(f"{key}.{name}: no such granularity is evaluated ({', '.join(config.granularities)})")
+            if name not in format.GRANULARITIES:
+                raise UserError(f"{key}.{name}: no such granularity; there are {', '.join(format.GRANULARITIES)}")
             if min(value.values() if key == "iter" else [value], default=least) < least:
                 raise UserError(f"{key}.{name}: {value} is under {least}")
     if config.output is None and not Path(config.checkpoint).is_dir():

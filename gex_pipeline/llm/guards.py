@@ -17,10 +17,11 @@ REFUSAL = re.compile(
 )
 LABEL = re.compile(
     r"^\**((sure|certainly|of course|okay)\b[,.!]?\s*)?"
-    r"((the )?(one-sentence )?(summary|answer|caption)"
+    r"((the |an? )?(one-sentence )?(summary|answer|caption)( (of|for)\b[^:\n]{0,40}| \([^)\n]*\))?"
     r"|here('s|’s| is)\b[^:\n]{0,60}\b(summary|sentence|caption|version)\b[^:\n]{0,60})\**:\**\s*",
     re.I,
 )
+ANNOUNCING = re.compile(r"^(sure|certainly|of course|okay|here)\b|\b(summary|sentence|caption|version|answer)s?\b|[^\x00-\u2fff]", re.I)
 WORD = re.compile(rf"(?=\w)[{sentences.UNSPACED}]|[^\W{sentences.UNSPACED}]+")
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text
@@ -57,7 +58,7 @@ def clean(raw: str, finish_reason: str) -> str:
 def announces(line: str) -> bool:
     """Whether a line, such as "Here it is:" or an empty one, comes before the summary."""
     line = line.strip(" \t*")
-    return not line or line.endswith((":", "："))
+    return not line or (line.endswith((":", "：")) and ANNOUNCING.search(line) is not None)
 
 
 def leading(summary: str, max_words: int) -> str:

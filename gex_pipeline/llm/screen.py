@@ -13,7 +13,8 @@ from gex_pipeline.summaries import LongText
 # An order begins a sentence or a clause, or says to whom: "the players ignore", "they reply with" tell of people.
 _ORDER = (
     r"(?:^|[.:;,!?]|\b(?:please|now|must|should|you)\b)\W{0,9}"
-    r"(?:(?:please|now|just|simply|only|then|instead|must|should|to)\b\W{0,9}){0,4}"
+    r"(?:(?:please|kindly|now|just|simply|only|always|never|and|then|instead|must|should|will|have\s+to|need\s+to|are\s+to"
+    r"|be\s+sure\s+to|to)\b\W{0,9}){0,4}"
 )
 _ANSWER = r"(answer|summary|response|reply|output|caption|description)s?"
 _INSTRUCTION = re.compile(

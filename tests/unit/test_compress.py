@@ -183,6 +183,12 @@ def test_a_text_that_the_context_cannot_hold_falls_back_and_leaves_the_row_alone
     assert summaries.account(lines)["fallback"] == 1 and lines[0]["summary"] == "A cat."
 
 
+def test_what_stands_in_for_a_summary_is_no_longer_than_one(scripted):
+    summarizer = scripted([""] * 400, context=100)
+    (line,) = summarizer.summarize([long_text("long", "and a dog " * 700)])
+    assert (line["status"], len(line["summary"].split())) == ("fallback", summarizer.limits.max_words)
+
+
 @given(SENTENCES, st.integers(1, 20))
 def test_pieces_fit_and_lose_no_word(sentences, context):
     pieces = split(long_text("s", *sentences), lambda text: len(text.text.split()) <= context)

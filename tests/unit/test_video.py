@@ -257,6 +257,35 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(folder, tmp_path, monk
         video.scan(str(path))
 
 
+def test_a_fault_of_reading_that_has_passed_shortens_no_video(folder, monkeypatch):
+    """One EIO in the middle of a whole file, which can be read again afterwards."""
+    path, faults = str(folder / "one_keyframe.mp4"), iter([True])
+    whole = video.scan(path)
+
+    class Faulty:
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._container.close()
+
+        def demux(self, stream):
+            for number, packet in enumerate(self._container.demux(stream)):
+                if number == 4 and next(faults, False):
+                    raise av.error.OSError(errno.EIO, "Input/output error")
+                yield packet
+
+    opened = timeline.open_container
+    monkeypatch.setattr(timeline, "open_container", lambda *asked: Faulty(opened(*asked)))
+    assert video.scan(path).end_ms == whole.end_ms and not next(faults, False)
+
+
 def test_files_that_are_no_videos_are_named_by_kind(tmp_path):
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     (tmp_path / "empty.mp4").touch()
