@@ -18,7 +18,6 @@ from pathlib import Path
 
 import jsonargparse
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gex_pipeline import injections, llm, scores
 from gex_pipeline.assess_inputs import common, read_texts
@@ -26,7 +25,9 @@ from gex_pipeline.config import CompressConfig
 from gex_pipeline.errors import Transient
 from gex_pipeline.summaries import LongText
 from gex_pipeline.summarizer import Summarizer
+from shards import storage
 from shards.errors import UserError
+from shards.writer import parquet_bytes
 
 # A backend's name and settings -> rows of the table, and lines of the parquet file: one a text.
 Measure = Callable[[str, CompressConfig], tuple[list, list]]
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = [backend_settings(name, config.compress) for name in names]
     for each in settings:
         llm.check(each)
-    folder = output_folder(config.output) if config.output else None
+    if config.output:
+        storage.check_file(storage.join(config.output, "assess.md"), "--output")
     said, measure = injected(config) if config.injections else referenced(config)
     print(said, file=sys.stderr)
     columns, lines = [], []
@@ -58,26 +60,16 @@ def main(argv: list[str] | None = None) -> int:
         for name, each in zip(names, settings):
             more_columns, more_lines = measure(name, each)
             columns, lines = columns + more_columns, lines + more_lines
-            if folder:  # what is measured stays, whatever the next one does
-                (folder / "assess.md").write_text(f"{said}\n\n{markdown(columns)}\n", encoding="utf-8")
-                pq.write_table(pa.Table.from_pylist(lines), folder / "assess.parquet")
+            if config.output:  # what is measured stays, whatever the next one does
+                files = {"md": f"{said}\n\n{markdown(columns)}\n".encode(), "parquet": parquet_bytes(pa.Table.from_pylist(lines))}
+                for ending, data in files.items():
+                    storage.write_bytes_atomic(storage.join(config.output, f"assess.{ending}"), data)
     except Transient as error:
         raise UserError(f"--backends: {name}: {error}") from None
     finally:
         if columns:
             print(markdown(columns))
     return 0
-
-
-def output_folder(path: str) -> Path:
-    """The folder, made; UserError where nothing can be written to it."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "assess.md").touch()
-    except OSError as error:
-        raise UserError(f"--output: cannot write to {path}: {error.strerror}; give a folder") from None
-    return folder
 
 
 def parse(argv: list[str] | None) -> tuple[AssessConfig, list[str]]:

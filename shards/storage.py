@@ -124,7 +124,7 @@ def check_file(url: str, name: str) -> None:
         folder = os.path.dirname(folder)
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         what = f"{path} is a folder" if os.path.isdir(path) else f"{folder} is no folder that can be written to"
-        raise UserError(f"{name}: {what}; give the path of a file")
+        raise UserError(f"{name}: {what}; choose another path")
 
 
 def create_once(url: str, data: bytes) -> bool:

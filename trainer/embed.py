@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from shards import format, storage
 from shards.errors import UserError
 from shards.plain import open_data
+from shards.writer import parquet_bytes
 from trainer import evaluate
 from trainer.config import EvaluateConfig
 from trainer.data_config import DataConfig
@@ -45,9 +45,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{args.data}: no sample could be read")
     table = pa.concat_tables(tables)
     table = table.replace_schema_metadata({"model": args.checkpoint})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    storage.write_bytes_atomic(args.output, sink.getvalue().to_pybytes())
+    storage.write_bytes_atomic(args.output, parquet_bytes(table))
     print(f"{len(table):,} embeddings of {model.architecture['embed_dim']} numbers: {args.output}")
     return 0
 
@@ -79,13 +77,11 @@ def _of_dataset(args, accelerator, model, recipes) -> Iterator[pa.Table]:
         raise UserError(f"{args.data}: no {what} samples")
     for split, granularity in parts:
         samples = sum(shard.samples for shard in dataset.select(split, granularity))
-        cache = evaluate.cache_folder(args.cache, args.checkpoint)
+        # No limit: any number of samples may have no text, and what is left out is told.
+        loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers, max_failures=samples)
+        embed = Embedder(accelerator, model, BATCH, loader, evaluate.cache_folder(args.cache, args.checkpoint))
         recipe = recipes[granularity]
         for name, count in recipe.iter.items():  # each alone: samples without a text have a video all the same
-            # Any number of samples may have no text; unreadable videos have a limit.
-            limit = {} if name == VIDEO else {"max_failures": samples}
-            loader = DataConfig(split=split, size=model.image_tower.size, workers=args.workers, **limit)
-            embed = Embedder(accelerator, model, BATCH, loader, cache)
             found = embed(dataset, granularity, recipe.frames, {name: count})[name]
             if left_out := samples - len(found.sample_ids):
                 print(f"{split} {granularity}: {left_out:,} of {samples:,} samples have no {name} that could be read")

@@ -104,7 +104,7 @@ def test_a_file_without_texts_is_refused_by_name(tmp_path, name, content, says):
         (["--texts", "{}", "--references", "{}", "--backends", "transformers=/no/such"], "there is no folder /no/such"),
         (["--injections", "true", "--backends", "transformers={broken}"], "broken does not load: "),
         (["--texts", "{}", "--references", "{other}", "--encoder", "{broken}"], "--encoder: "),
-        (["--texts", "{}", "--references", "{other}", "--output", "{}"], "--output: cannot write to "),
+        (["--texts", "{}", "--references", "{other}", "--output", "{}"], "--output: "),
     ],
 )
 def test_bad_usage_is_one_line(files, tmp_path, capsys, argv, says):

@@ -98,14 +98,14 @@ class Multilabel(_Labels):
     @classmethod
     def specify(cls, config: TaskConfig, read: Reader) -> dict:
         samples = [sample["labels"] for sample in read(None, cls.fields) if sample.get("labels")]
-        if problem := next(filter(None, (_no_phrases("labels", labels) for labels in samples)), None):
+        if problem := next(filter(None, map(_no_phrases, samples)), None):
             raise UserError(f"task.name: {cls.name}: {problem}")
         keys = sorted({label for labels in samples for label in labels})
         _check(cls.name, "labels", keys)
         return {"keys": keys, "labels": keys, "prompts": config.prompts, "head": config.head}
 
     def problem(self, fields: dict) -> str | None:
-        return _no_phrases("labels", fields["labels"])
+        return _no_phrases(fields["labels"])
 
     def inputs(self, batch: Batch, draw: tuple | None = None) -> dict[str, Tensor]:
         inputs, right = super().inputs(batch, draw), torch.zeros(len(batch.fields), len(self.index), dtype=torch.bool)
@@ -128,10 +128,9 @@ class Multilabel(_Labels):
         )
 
 
-def _no_phrases(field: str, value) -> str | None:
-    if isinstance(value, list) and all(isinstance(phrase, str) for phrase in value):
-        return None
-    return f"{field} is no list of phrases: {value!r:.80}"
+def _no_phrases(labels) -> str | None:
+    if not (isinstance(labels, list) and all(isinstance(phrase, str) for phrase in labels)):
+        return f"labels is no list of phrases: {labels!r:.80}"
 
 
 def _check(task: str, field: str, classes: list) -> None:
