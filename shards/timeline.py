@@ -8,7 +8,7 @@ import stat
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import BinaryIO
 
@@ -68,7 +68,8 @@ class Timeline:
     exact: bool
     container: str
     size: tuple[int, int]  # width and height as coded, before any rotation
-    pixel_aspect: Fraction | None  # of those pixels
+    pixel_aspect: Fraction | None = None  # of those pixels; None: they are square
+    sideways: bool = False  # shown turned by a quarter; only asked of files whose pixels are not square
 
 
 def scan(
@@ -111,15 +112,17 @@ def _scan(source: str | BinaryIO, progress: Callable[[str | None], None], limits
                 _check_readable(source, error, progress)
         pts, dts, duration = (np.frombuffer(a, np.int64) for a in (pts, dts, duration))
         packets = (pts, dts, duration, np.frombuffer(key, bool), np.frombuffer(shown, bool))
-        shape = (stream.width, stream.height), stream.sample_aspect_ratio
-        timeline = _timeline(*packets, stream.time_base, container.format.name, *shape)
+        size, aspect = (stream.width, stream.height), stream.sample_aspect_ratio
+        timeline = _timeline(*packets, stream.time_base, container.format.name, size)
+        if aspect and aspect != 1:
+            timeline = replace(timeline, pixel_aspect=aspect, sideways=_is_sideways(container, stream))
     if timeline.end_ms > limits.hours * 3_600_000:
         long = f"timestamps span {timeline.end_ms / 3_600_000:.1f} hours"
         raise VideoError("too_large", f"{long}, at most {limits.hours:g} are read")
     return timeline
 
 
-def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, size, pixel_aspect) -> Timeline:
+def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: str, size) -> Timeline:
     # Nothing before the first keyframe can be shown, nor what is shown before it: those frames refer to an older one.
     first_key = int(key.argmax()) if key.any() else 0
     shown = shown & (np.arange(len(pts)) >= first_key)
@@ -140,7 +143,16 @@ def _timeline(pts, dts, duration, key, shown, time_base: Fraction, container: st
     last = _milliseconds(duration[packets[order[-1:]]], time_base)[0]
     step = int(np.median(np.diff(ms))) if len(ms) > 1 else 1
     end_ms = int(ms[-1]) + max(int(last) or step, 1)
-    return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, size, pixel_aspect)
+    return Timeline(pts, key, packets[order], ms, end_ms, bool(exact), container, size)
+
+
+def _is_sideways(container, stream) -> bool:
+    """Only a decoded frame tells. False where none can be decoded."""
+    try:
+        container.seek(0)
+        return next(container.decode(stream)).rotation % 180 != 0
+    except (av.error.FFmpegError, StopIteration):
+        return False
 
 
 def _milliseconds(ticks: np.ndarray, time_base: Fraction) -> np.ndarray:

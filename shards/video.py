@@ -210,8 +210,8 @@ def _scaled(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, tim
     `scaler`: one for a file's frames, it keeps its tables.
     """
     turns = frame.rotation // 90 % 4
-    if (frame.height, frame.width) == timeline.size != (frame.width, frame.height):  # the decoder has turned it
-        height, width = target_size(*timeline.size, timeline.pixel_aspect, short_side)
+    if timeline.sideways and not turns:  # the decoder has turned it
+        height, width = target_size(frame.height, frame.width, timeline.pixel_aspect, short_side)
     else:
         width, height = target_size(frame.width, frame.height, timeline.pixel_aspect, short_side)
     try:

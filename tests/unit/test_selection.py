@@ -12,7 +12,7 @@ from shards.timeline import Timeline
 def timeline(ms: list[int], keys: list[bool]) -> Timeline:
     count = len(ms)
     times = np.array(ms, np.int64)
-    return Timeline(times, np.array(keys), np.arange(count), times, int(times[-1]) + 40, True, "test", (64, 48), None)
+    return Timeline(times, np.array(keys), np.arange(count), times, int(times[-1]) + 40, True, "test", (64, 48))
 
 
 @st.composite

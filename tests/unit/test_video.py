@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
         pattern_video(folder / name, *codec)
     pattern_video(folder / "variable_rate.mp4", filter=VARIABLE_RATE)
     pattern_video(folder / "wide_pixels.mp4", filter="setsar=2")  # shown twice as wide as they are high
+    pattern_video(folder / "square_of_wide_pixels.mp4", filter="pad=256:256,setsar=2")  # nothing in its size tells a turn
     # Cut between keyframes without encoding: an edit list hides the frames before the cut.
     ffmpeg("-ss", "1.5", "-i", folder / "open_gop.mp4", "-c", "copy", folder / "edit_list.mp4")
     return folder
@@ -142,13 +143,15 @@ def test_a_clip_says_which_decoder_read_it(folder, monkeypatch):
 
 @pytest.mark.parametrize("decoder", EVERY_DECODER)
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-@pytest.mark.parametrize("name, width", [("open_gop.mp4", 256), ("wide_pixels.mp4", 512)])
-def test_rotation_flags_turn_the_picture_and_its_pixels(folder, tmp_path, degrees, decoder, name, width):
+@pytest.mark.parametrize(
+    "name, width, height", [("open_gop.mp4", 256, 64), ("wide_pixels.mp4", 512, 64), ("square_of_wide_pixels.mp4", 512, 256)]
+)
+def test_rotation_flags_turn_the_picture_and_its_pixels(folder, tmp_path, degrees, decoder, name, width, height):
     turned = tmp_path / f"{degrees}.mp4"
     ffmpeg("-i", folder / name, "-metadata:s:v:0", f"rotate={degrees}", "-c", "copy", turned)
     (clip,) = video.read_clips(str(turned), [Request("a", 1000, 1400)], Recipe(per_clip=1, decoders=(decoder,)))
     assert clip.decoder == decoder
-    assert clip.frames[0].shape == ((64, width, 3) if degrees == 180 else (width, 64, 3))
+    assert clip.frames[0].shape == ((height, width, 3) if degrees == 180 else (width, height, 3))
     assert shown_ms(np.rot90(clip.frames[0], -degrees // 90)) == clip.frame_ms[0]
 
 
