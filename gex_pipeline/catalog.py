@@ -45,6 +45,9 @@ def load(config: ExpandConfig) -> tuple[pa.Table, pa.Table, dict[str, int]]:
     """
     texts = {config.input.columns.get(name, name) for name in TEXTS}
     table = formats.read_all(config.input.path, config.input.format, texts)
+    if table.bad and not table.frame.height:
+        index, line, message = table.bad[0]
+        raise UserError(f"input.path: no line can be read as a row; the first is {table.files[index]}:{line}: {message}")
     rows_in = table.frame.height + len(table.bad)
     kept = _filtered(table.frame, config.input.filter)
     filtered = table.frame.height - kept.height

@@ -69,25 +69,27 @@ class Handler(BaseHTTPRequestHandler):
             server.asked.append((time.monotonic(), self.headers["authorization"], request))
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
-        try:
-            self.act(server.next_word(), request)
-        finally:
-            with server.lock:
-                server.at_once -= 1
+        done = self.answer_to(request)
+        with server.lock:  # before the answer: it lets the client ask again
+            server.at_once -= 1
+        if done is None:
+            return self.connection.close()
+        self.reply(*done)
 
-    def act(self, word, request):
-        said = request["messages"][-1]["content"].splitlines()[-1]
+    def answer_to(self, request):
+        """Status, body and headers; None: none at all."""
+        word, said = self.server.next_word(), request["messages"][-1]["content"].splitlines()[-1]
         if self.server.refused in said:
             word = (400, {})
         if isinstance(word, tuple):
-            return self.reply(word[0], json.dumps({"error": {"message": f"refused with {KEY}"}}).encode(), word[1])
+            return word[0], json.dumps({"error": {"message": f"refused with {KEY}"}}).encode(), word[1]
         if word == "drop":
-            return self.connection.close()
+            return None
         if word == "garbage":
-            return self.reply(200, b'{"choices": [{"mess')
+            return 200, b'{"choices": [{"mess'
         if word == "empty":
-            return self.reply(200, json.dumps(answer("") | {"choices": []}).encode())
+            return 200, json.dumps(answer("") | {"choices": []}).encode()
         if isinstance(word, (int, float)):
             time.sleep(word)
         right = answer(self.server.says.format(said))
-        self.reply(200, json.dumps(word(right) if callable(word) else right).encode())
+        return 200, json.dumps(word(right) if callable(word) else right).encode()

@@ -320,6 +320,7 @@ WRONG = [
     ({"path": "no.jsonl.xz"}, r"cannot read .*no\.jsonl\.xz: Input format"),
     ({"path": "quote.csv"}, r"quote\.csv: line 3: field larger than .*; is a quote there not closed\?"),
     ({"path": "none_at_all.jsonl"}, r"has no rows"),
+    ({"path": "all_bad.jsonl"}, r"no line can be read as a row; the first is .*all_bad\.jsonl:1: not JSON"),
     ({"path": "t.jsonl", "columns": {"video": "url"}}, r"input\.columns: video: the table has no column 'url'; it has clip_id"),
     ({"path": "t.jsonl", "columns": {"sample_id": "score"}}, r"input\.columns: 'sample_id' is no catalog column"),
     ({"path": "t.jsonl", "columns": {"url": "video"}}, r"input\.columns: no column 'video'"),
@@ -338,7 +339,8 @@ def test_wrong_use_is_one_line_with_the_key(tmp_path, monkeypatch, keys, message
     (tmp_path / "damaged.jsonl.gz").write_bytes(packed[:20] + b"\xff\x00" * 20 + packed[60:])
     (tmp_path / "no.jsonl.xz").write_bytes(b"hello")
     (tmp_path / "quote.csv").write_text('video,caption\nv.mp4,a\nv.mp4,"a\n' + "w.mp4,a line\n" * 20_000)
-    for name, data in {"none_at_all.jsonl": b"\n", "t.txt": b"x", "broken.parquet": b"PAR1 no", "empty.csv": b""}.items():
+    unreadable = {"all_bad.jsonl": b"{a\n{b\n", "none_at_all.jsonl": b"\n", "t.txt": b"x", "broken.parquet": b"PAR1 no"}
+    for name, data in {**unreadable, "empty.csv": b""}.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
         load(**keys)

@@ -84,12 +84,14 @@ def test_an_answer_of_another_shape_is_tried_again(server, part):
     assert ask(make(server), TEXTS[:1])[0].text == "Summary of a man sees 0 dogs" and len(server.asked) == 2
 
 
-def test_waits_grow_and_retry_after_is_obeyed(server):
+def test_waits_grow_and_retry_after_is_obeyed(server, monkeypatch):
+    delay, waits = openai_backend.delay, []
+    monkeypatch.setattr(openai_backend, "delay", lambda *args: waits.append(delay(*args)) or waits[-1])
     server.script = deque([(429, {"retry-after": "0.4"}), (500, {}), (500, {}), "ok"])
     ask(make(server), TEXTS[:1])
+    assert waits[0] == 0.4 and 0.02 < waits[1] < waits[2] < 0.1
     times = [when for when, _, _ in server.asked]
-    first, second, third = (b - a for a, b in zip(times, times[1:]))
-    assert first >= 0.4 and 0.02 < second < third < 0.4
+    assert all(after - before >= wait for before, after, wait in zip(times, times[1:], waits, strict=False))
 
 
 @pytest.mark.parametrize(
