@@ -2,7 +2,8 @@
 
 One whole video, or its annotated segment, becomes one `short` sample (`integrate.by none`). What the import knows
 beyond the samples lies in OUT/import/: the catalog, and import.json with the number of annotated samples and videos
-of each split and the names of missing videos, so that every table can say "N of M videos".
+of each split and the names of missing videos, so that every table can say "N of M videos", and all classes that the
+annotations name, so that missing videos make no task easier.
 """
 
 import argparse
@@ -80,6 +81,7 @@ def _publish(args: argparse.Namespace, rows: pl.DataFrame, coverage: Coverage) -
         "splits": {split: _sizes(part) for (split,), part in rows.group_by("split")},
         "videos": coverage.total,
         "missing_videos": coverage.missing,
+        "classes": classes(rows),
     }
     folder = storage.join(args.output, FOLDER)
     catalog = storage.join(folder, CATALOG)
@@ -106,6 +108,15 @@ def _catalog_bytes(rows: pl.DataFrame) -> bytes:
 
 def _sizes(part: pl.DataFrame) -> dict[str, int]:
     return {"samples": part.height, "videos": part["source_id"].n_unique()}
+
+
+def classes(rows: pl.DataFrame) -> list[dict]:
+    """The class fields that samples can have, each once, as in a sample's json."""
+    if "label" in rows.columns:
+        return rows.select(pl.col("^label(_id)?$")).drop_nulls("label").unique().sort(pl.all()).to_dicts()
+    if "labels" in rows.columns:
+        return [{"labels": rows["labels"].explode().drop_nulls().unique().sort().to_list()}]
+    return []
 
 
 def _print_coverage(name: str, rows: pl.DataFrame, coverage: Coverage) -> None:

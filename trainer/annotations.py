@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from shards import storage, tar
 from shards.errors import DatasetError, UserError
-from shards.format import TAR_BLOCK
+from shards.format import IMPORT_RECORD, TAR_BLOCK
 from shards.reader import Dataset, Shard
 from trainer.order import derive_key
 
@@ -19,13 +19,15 @@ _THREADS = 16
 
 
 def read_fields(dataset: Dataset, split: str | None, granularity: str, names: tuple[str, ...]) -> list[dict]:
-    """Of every sample of a split (None: all splits), in order: those of the fields that its json has."""
-    places = []
+    """Of every sample of a split, in order: those of the fields that its json has. None: of all splits, and of the
+    classes that `gexia import` wrote beside the dataset, whose videos may be missing."""
+    places, record = [], storage.join(dataset.url, IMPORT_RECORD)
+    classes = json.loads(storage.read_bytes(record)).get("classes", []) if split is None and storage.exists(record) else []
     for shard in dataset.select(split, granularity):
         lines = _ok(dataset.sidecar(shard)).select(["offset", "size"]).to_pylist()
         places += [(dataset.shard_url(shard), line["offset"], line["size"]) for line in lines]
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda place: _read_json(*place), places)
+        found = [*threads.map(lambda place: _read_json(*place), places), *classes]
         return [{name: meta[name] for name in names if meta.get(name) is not None} for meta in found]
 
 

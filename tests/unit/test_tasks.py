@@ -1,17 +1,20 @@
 """What tasks read, ask and answer, on a small dataset and an untrained model."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from make_labelled import COLOURS, make_labelled
 
+from gex_pipeline import import_benchmark
 from shards.errors import UserError
-from shards.format import SHORT
+from shards.format import IMPORT_RECORD, SHORT
 from shards.plain import open_data
 from shards.reader import open_dataset
 from trainer.annotations import hold_out, read_fields
@@ -65,6 +68,20 @@ def test_fields_are_read_without_the_frames_in_the_order_of_the_samples(dataset,
     found = read_fields(dataset, "test", SHORT, ("target", "label", "nothing"))
     assert [sample["target"] for sample in found] == [fields["target"] for fields in batch(dataset, model, task).fields]
     assert all(sample.keys() == {"target", "label"} for sample in found)
+
+
+@pytest.mark.parametrize("name, rows, classes", [
+    ("classification", [{"label": "red", "label_id": 0}, {"label": "mauve", "label_id": 9}], {"mauve"}),
+    ("multilabel", [{"labels": ["red", "mauve"]}, {"labels": []}, {"labels": None}], {"mauve"}),
+    ("classification", [{"question": "why?"}], set()),
+])  # fmt: skip
+def test_classes_whose_videos_are_missing_are_classes_too(dataset, model, tmp_path, name, rows, classes):
+    found = open_dataset(str(shutil.copytree(dataset.url, tmp_path / "copy")))
+    known = make(name, dataset, model).spec["labels"]
+    (tmp_path / "copy" / "import").mkdir()
+    record = {"splits": {}, "classes": import_benchmark.classes(pl.DataFrame(rows))}
+    (tmp_path / "copy" / IMPORT_RECORD).write_text(json.dumps(record))
+    assert {*make(name, found, model).spec["labels"]} == {*known} | classes and "mauve" not in known
 
 
 def test_held_out_sources_are_in_no_other_part_and_all_are_in_one(dataset):
