@@ -65,6 +65,7 @@ class EvaluateConfig:
     frames: dict[str, int] = field(default_factory=dict)  # granularity -> frames of a sample
     batch: int = 64  # samples encoded at once by a rank
     workers: int = 2  # processes of a rank that read and decode
+    max_failures: int = 1000  # samples a rank may leave out, then the evaluation ends
     precision: Literal["fp32", "bf16"] = "fp32"
 
 

@@ -39,7 +39,9 @@ def evaluate(config: EvaluateConfig) -> None:
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     model = load_model(config.checkpoint).to(accelerator.device)
     recipes = choose_recipes(config)
-    loader = DataConfig(split=config.split, size=model.image_tower.size, workers=config.workers)
+    loader = DataConfig(
+        split=config.split, size=model.image_tower.size, workers=config.workers, max_failures=config.max_failures
+    )
     cache, found = cache_folder(config.cache, config.checkpoint), []
     for url in config.data:
         dataset = open_data(url)

@@ -250,7 +250,7 @@ class _Assembler:
             outcome = "replaced" if plan.spare else "left out"
             logger.warning("%s: %s sample %s: %s", url, kind, outcome, row.failure.message)
         if self.failures.total() > self._max_failures:
-            raise UserError(f"more than loader.max_failures={self._max_failures} bad samples: {self._summary()}")
+            raise UserError(f"more bad samples than max_failures={self._max_failures} allows: {self._summary()}")
         if row.decoded is None and plan.spare:
             raise UserError(
                 f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}"

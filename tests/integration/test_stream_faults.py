@@ -61,7 +61,7 @@ def test_a_bad_sample_is_replaced_by_a_rule_counted_and_named(own_root, what, ca
 def test_too_many_bad_samples_end_the_run_with_one_clear_line(own_root):
     tar = damage(own_root, "unreadable")
     with streams(own_root, SHORT, max_failures=3, workers=1) as stream:
-        with pytest.raises(UserError, match=rf"more than loader.max_failures=3 bad samples: 4 unreadable in {tar}"):
+        with pytest.raises(UserError, match=rf"more bad samples than max_failures=3 allows: 4 unreadable in {tar}"):
             list(stream.batches(0, 20))
 
 
