@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -218,8 +219,11 @@ class Journal:
         self._meter, self._start, self._peak_flops = Meter(), start, peak_flops
         self._began = self._since = time.perf_counter()  # the run here; its current step
         if config.trackers:
-            wandb = {"name": Path(config.output).resolve().name, "dir": f"{config.output}/logs"}
-            accelerator.init_trackers("gexia", init_kwargs={"wandb": wandb, "trackio": {"name": wandb["name"]}})
+            trackio = {"name": Path(config.output).resolve().name}
+            wandb = trackio | {"dir": f"{config.output}/logs"}
+            if accelerator.is_main_process:
+                wandb |= {"id": run_id(Path(config.output) / "logs", start), "resume": "allow"}
+            accelerator.init_trackers("gexia", init_kwargs={"wandb": wandb, "trackio": trackio})
         if accelerator.is_main_process:
             path = Path(config.output) / "metrics.jsonl"
             drop_after(path, start)
@@ -276,6 +280,15 @@ class Journal:
         if self._accelerator.is_main_process:
             self._bar.close()
             self._file.close()
+
+
+def run_id(folder: Path, start: int) -> str:
+    """The id that a tracker knows a run by: a new one for a run that begins, its own for one that goes on."""
+    path = folder / "run_id"
+    if start == 0 or not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text()
 
 
 def _of_view(name: str, values: dict[str, float]) -> str:
