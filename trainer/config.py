@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -69,18 +70,48 @@ class EvaluateConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+# What a number must be, and the keys of which it must; a config need not have them all.
+LIMITS = [
+    ("at least 1", lambda value: value >= 1, (
+        "steps", "batch", "frames", "lanes", "log_every", "select_every", "validate_batch", "eval_batch", "grad_cache_chunk",
+        "loss.chunk", "loader.block", "loader.window_mb", "loader.size", "loader.prefetch", "model.latents", "model.heads",
+        "model.positions", "checkpoint.every_steps", "checkpoint.keep", "save.every_steps", "save.keep", "task.answers",
+        "task.questions",
+    )),
+    ("0 or more", lambda value: 0 <= value < inf, (
+        "validate_every", "workers", "max_failures", "loader.workers", "loader.max_failures", "loader.cache_gb",
+        "model.frame_grid", "optim.lr", "optim.towers_lr", "optim.head_lr", "optim.weight_decay", "optim.warmup",
+    )),
+    ("over 0", lambda value: value > 0, (
+        "weight", "loader.weights", "loss.max_scale", "optim.eps", "optim.layer_decay", "optim.clip_norm", "model.mlp_ratio",
+        "checkpoint.every_minutes", "save.every_minutes", "loader.read_seconds", "loader.stall_seconds",
+    )),
+    ("at least 0 and under 1", lambda value: 0 <= value < 1, (
+        "model.dropout", "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay",
+    )),
+]  # fmt: skip
+
+
+def check_numbers(config, prefix: str = "") -> None:
+    """Raise UserError for a number of a config, by its key, that no run can do with."""
+    for must_be, holds, keys in LIMITS:
+        for key in keys:
+            value = config
+            for name in key.split("."):
+                value = getattr(value, name, None)
+            values = value if isinstance(value, list) else [value]
+            if wrong := [one for one in values if isinstance(one, (int, float)) and not holds(one)]:
+                raise UserError(f"{prefix}{key}: {wrong[0]} is not {must_be}")
+
+
 def check_pretrain(config: PretrainConfig) -> None:
     """Raise UserError for what the types alone allow but a run does not."""
     for key in ("data", "output", "streams"):
         if not getattr(config, key):
             raise UserError(f"{key}: not given")
-    if config.steps < 1:
-        raise UserError(f"steps: {config.steps} is not positive")
-    if config.validate_every < 0 or config.validate_batch < 1:
-        raise UserError("validate_every: negative" if config.validate_every < 0 else "validate_batch: not positive")
-    if config.grad_cache_chunk is not None and config.grad_cache_chunk < 1:
-        raise UserError(f"grad_cache_chunk: {config.grad_cache_chunk} is not positive")
+    check_numbers(config)
     for name, stream in config.streams.items():
+        check_numbers(stream, f"streams.{name}.")
         wanted = {"video", *stream.texts}
         if stream.iter.keys() != wanted:
             raise UserError(f"streams.{name}.iter: needs exactly the keys {', '.join(sorted(wanted))}")

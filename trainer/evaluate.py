@@ -17,7 +17,7 @@ from shards.reader import Dataset
 from trainer import results
 from trainer.annotations import read_fields
 from trainer.checkpoint import STREAMS_FILE
-from trainer.config import EvaluateConfig, run_script
+from trainer.config import EvaluateConfig, check_numbers, run_script
 from trainer.data_config import DataConfig
 from trainer.embeddings import model_digest
 from trainer.models.gexia import GexiaModel
@@ -62,8 +62,7 @@ def check(config: EvaluateConfig) -> None:
     """Raise UserError for what the types alone allow but an evaluation does not."""
     if not config.checkpoint or not config.data:
         raise UserError(f"{'checkpoint' if config.data else 'data'}: not given")
-    if config.batch < 1:
-        raise UserError(f"batch: {config.batch} is not positive")
+    check_numbers(config)
     for key, least in (("iter", 0), ("frames", 1)):
         for name, value in getattr(config, key).items():
             if name not in format.GRANULARITIES:

@@ -125,7 +125,7 @@ def train(
             answers = model(inputs)
         losses = task.losses(answers, inputs, config.loss)
         accelerator.backward(sum(losses.values()))
-        return update(accelerator, model, optimizer, losses, task.model.logit_scale, config.optim.clip_norm)
+        return update(accelerator, model, optimizer, losses, task.model.logit_scale, config)
 
     def select(done: int) -> None:
         if done % config.select_every and done != config.steps:

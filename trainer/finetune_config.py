@@ -5,7 +5,7 @@ from typing import Literal
 
 from shards.errors import UserError
 from trainer.checkpoint import CheckpointConfig
-from trainer.config import SPEED_KEYS
+from trainer.config import SPEED_KEYS, check_numbers
 from trainer.data_config import DataConfig
 from trainer.losses import LossConfig
 from trainer.optim import OptimConfig
@@ -56,12 +56,11 @@ def check_finetune(config: FinetuneConfig) -> None:
     for key in ("data", "checkpoint", "output"):
         if not getattr(config, key):
             raise UserError(f"{key}: not given")
-    for key in ("steps", "select_every", "eval_batch", "frames"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{key}: {getattr(config, key)} is not positive")
-    for key in ("answers", "questions"):
-        if getattr(config.task, key) < 1:
-            raise UserError(f"task.{key}: {getattr(config.task, key)} is not positive")
+    check_numbers(config)
+    if config.optim.ema_decay:
+        raise UserError("optim.ema_decay: fine-tuning keeps no average; it chooses a step instead (splits.select)")
+    if config.loader.split != DataConfig.split:
+        raise UserError(f"loader.split: {config.loader.split}; the splits of a fine-tuning are splits.train, select and test")
     if config.iter.keys() != {"video", "caption"} or min(config.iter.values()) < 0:
         raise UserError("iter: needs exactly the keys caption and video, neither negative")
     splits = config.splits

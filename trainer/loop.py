@@ -102,6 +102,8 @@ def run_steps(
     after_step: the same after every step, on all ranks, before that step can be saved. peak_flops: of a device, FLOP/s.
     """
     output = Path(config.output)
+    if config.optim.warmup >= config.steps:
+        accelerator.print(f"warning: optim.warmup {config.optim.warmup} of {config.steps} steps: the rate never reaches its peak")
     with (
         Journal(accelerator, config, done, peak_flops) as journal,
         StopSignal(60 * saving.every_minutes, output / "pid") as stop,

@@ -5,6 +5,7 @@ mean over ranks, which distributed data parallel takes of the gradients, is exac
 process with the whole batch. `global_mean` gives the value that belongs in a log.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,16 @@ from torch.utils.checkpoint import checkpoint
 @dataclass
 class LossConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"  # sigmoid is SigLIP's
-    max_scale: float = 100.0  # clamp of the learned 1 / temperature (CLIP's)
+    max_scale: float | None = None  # most that the learned 1 / temperature becomes; null: 100 for infonce (CLIP's), any for sigmoid
     chunk: int | None = None  # rows whose scores are held at once; null: all
+
+    @torch.no_grad()
+    def clamp(self, logit_scale: Tensor) -> None:
+        """Bring the learned parameter, ln(1 / temperature), back to its bound. Clamping the loss's scale instead would
+        stop its gradient for good: CLIP's own weights lie at the bound."""
+        most = 100.0 if self.max_scale is None and self.kind == "infonce" else self.max_scale
+        if most is not None:
+            logit_scale.clamp_(max=math.log(most))
 
 
 def contrastive_loss(
@@ -34,7 +43,6 @@ def contrastive_loss(
         scale: 1 / temperature, scalar.
         bias: of the sigmoid loss, scalar.
     """
-    scale = scale.clamp(max=config.max_scale)
     targets = _Targets(gather(video), gather(text), gather_constant(text_id), gather_constant(valid))
     first = _rank() * len(video)
     chunk = config.chunk or len(video)

@@ -45,7 +45,7 @@ def training_step(
     flops = count_flops(inputs)
     losses = backward_whole(inputs) if len(inputs.chunks) == 1 else backward_chunks(inputs)
     scale = accelerator.unwrap_model(model).logit_scale
-    result = update(accelerator, model, optimizer, losses, scale, config.optim.clip_norm, inputs.recalls)
+    result = update(accelerator, model, optimizer, losses, scale, config, inputs.recalls)
     result.flops = flops
     return result
 
@@ -56,18 +56,20 @@ def update(
     optimizer: torch.optim.Optimizer,
     losses: dict[str, Tensor],
     logit_scale: Tensor,
-    clip_norm: float,
+    config,
     recalls: dict[str, Tensor] | None = None,
 ) -> StepResult:
     """Clip the gradients and take them; without finite ones the weights stay as they are. `losses` and `recalls` are this
-    rank's shares."""
-    norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+    rank's shares; `config` is a run's, with `optim` and `loss`."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
     recalls = recalls or {}
     values = global_mean(torch.stack([*losses.values(), *recalls.values()])).tolist()
     # The gradients are the same on all ranks by now, so all ranks agree.
     finite, scale = bool(torch.isfinite(norm)), float(logit_scale.detach().exp())
     if finite:
         optimizer.step()
+        if logit_scale.grad is not None:
+            config.loss.clamp(logit_scale)
     optimizer.zero_grad(set_to_none=True)
     found = dict(zip(losses, values)), float(norm), scale, finite
     return StepResult(*found, dict(zip(recalls, values[len(losses) :], strict=True)))

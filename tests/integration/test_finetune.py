@@ -140,7 +140,7 @@ def test_a_linear_probe_leaves_the_model_as_it_was(home):
         (["--splits.select", "test"], "splits.test: test is what the model learns from or is chosen on"),
         (["--splits.test", "val"], "no short samples in the split val"),
         (["--splits.held_out", "0"], "splits.held_out"),
-        (["--task.answers", "0"], "task.answers: 0 is not positive"),
+        (["--task.answers", "0"], "task.answers: 0 is not at least 1"),
         (["--output", __file__], "is a file, where a folder is wanted"),
         (["--iter", "{video: 1}"], "iter: needs exactly"),
         (["--frames", "100"], "frames: 100 is over the model's positions"),

@@ -120,6 +120,12 @@ def test_from_the_second_step_on_every_weight_has_a_gradient_and_latents_part():
     assert (states[:, 0] - states[:, 1]).abs().max() > 1e-4
 
 
-def test_more_units_than_positions_is_refused_by_name():
-    with pytest.raises(UserError, match="model.positions 12"):
-        trained_iam()(*inputs(units=13), 1)
+def test_units_beyond_the_positions_share_the_last_ones():
+    """A long text must not end a run: which ones are the last does not matter, all count."""
+    iam, (units, unit_mask, dense, dense_mask) = trained_iam(), inputs(units=15)
+    unit_mask[:], dense_mask[:] = True, True
+    order = [*range(11), 13, 11, 14, 12]  # of 12 positions
+    first = iam(units, unit_mask, dense, dense_mask, 2)
+    torch.testing.assert_close(iam(units[:, order], unit_mask, dense[:, order], dense_mask, 2), first)
+    order = [10, *range(10), *range(11, 15)]
+    assert (iam(units[:, order], unit_mask, dense[:, order], dense_mask, 2) - first).abs().max() > 1e-4

@@ -1,5 +1,6 @@
 """The contrastive losses against plain loops, and their gradients over several processes against one."""
 
+import math
 import os
 import socket
 
@@ -86,13 +87,26 @@ def test_recall_within_the_batch_counts_who_beats_all_others(chunk):
     assert batch_recall(same, same, text_id, valid, LossConfig()).item() == 0  # tells nothing apart
 
 
-def test_the_scale_is_clamped():
+def test_a_scale_at_its_bound_learns_and_never_passes_it():
+    """CLIP's weights come with ln 100, whose exponential is over 100 in float32."""
     video, text, text_id, valid = rows()
-    results = [
-        contrastive_loss(video, text, text_id, valid, torch.tensor(scale), None, LossConfig(max_scale=100.0))
-        for scale in (100.0, 700.0)
-    ]
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
+    config, logit_scale = LossConfig(), torch.nn.Parameter(torch.tensor(math.log(100)))
+    optimizer, seen = torch.optim.SGD([logit_scale], lr=0.05), []
+    for pairs in [text.roll(1, 0)] * 3 + [video] * 9:  # wrong pairs want a smaller scale, right ones a larger
+        contrastive_loss(video, pairs, text_id, valid, logit_scale.exp(), None, config).backward()
+        assert logit_scale.grad.abs() > 1e-4 or pairs is video
+        optimizer.step(), config.clamp(logit_scale), optimizer.zero_grad()
+        seen.append(logit_scale.exp().item())
+    assert seen[0] > seen[1] > seen[2] < 90 and max(seen) <= 100.001
+
+
+@pytest.mark.parametrize(
+    "kind, given, most", [("infonce", None, 100), ("infonce", 20.0, 20), ("sigmoid", None, 117), ("sigmoid", 50.0, 50)]
+)
+def test_the_bound_of_the_scale_is_clips_unless_the_loss_is_siglips(kind, given, most):
+    logit_scale = torch.tensor(math.log(117))
+    LossConfig(kind=kind, max_scale=given).clamp(logit_scale)
+    assert logit_scale.exp().item() == pytest.approx(most, rel=1e-4)
 
 
 def test_no_valid_row_gives_zero_and_no_gradient():

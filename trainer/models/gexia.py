@@ -30,12 +30,14 @@ class ModelConfig:
     heads: int = 8  # of the IAM
     mlp_ratio: float = 4.0  # of the IAM
     dropout: float = 0.0  # of the IAM
-    positions: int = 64  # most frames or sentences that one sample may have
+    positions: int = 64  # frames or sentences told apart by their place; most frames that a sample may have
 
     def tower_inits(self) -> dict[str, TowerInit]:
         """Name of each tower in the model -> its init. UserError for one that needs weights where none are named."""
         default = "finetune" if self.pretrained else "scratch"
         found = {"image_tower": self.image_init or default, "text_tower": self.text_init or default}
+        if self.pretrained and set(found.values()) == {"scratch"}:
+            raise UserError("model.pretrained: no tower would have these weights; leave image_init or text_init out")
         for name, init in found.items():
             if init != "scratch" and not self.pretrained:
                 raise UserError(f"model.{name.split('_')[0]}_init: {init} needs model.pretrained")
@@ -76,6 +78,8 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
     def create(cls, config: ModelConfig) -> "GexiaModel":
         """A new model, its towers from scratch or with open_clip's weights."""
         inits = config.tower_inits()
+        if config.patch_dropout and config.frame_grid:
+            raise UserError("model.patch_dropout: leaves no grid of patches for model.frame_grid; set one of them to 0")
         arch = architecture(config.name)
         pixels = default_pixels(arch)
         source = None
@@ -87,6 +91,7 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
         towers_only = {"name", "pretrained", "image_init", "text_init", "patch_dropout"}
         options = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in towers_only}
         model = cls(arch, tuple(pixels["mean"]), tuple(pixels["std"]), **options)
+        arch["vision_cfg"].pop("patch_dropout", None)  # this training's own: a saved model has none
         if source:
             if inits["image_tower"] != "scratch":
                 model.image_tower.visual.load_state_dict(source.visual.state_dict())

@@ -20,6 +20,7 @@ class IAM(nn.Module):
         E ← E + CrossAttention(LN(E) + q, X);  E ← E + MLP(LN(E))
         result = mean of the latents, normalised
 
+    Frames or sentences beyond `positions` share the last one's embedding: a text may have any number of sentences.
     Both residual branches end in zeros, so an untrained IAM returns E₀ whatever `#iter`. q is one learned query a
     latent: it tells the latents apart, which all start from E₀.
     """
@@ -28,6 +29,8 @@ class IAM(nn.Module):
         self, dim: int, heads: int = 8, latents: int = 1, mlp_ratio: float = 4.0, dropout: float = 0.0, positions: int = 64
     ):
         super().__init__()
+        if dim % heads:
+            raise UserError(f"model.heads: {heads} does not divide the model's width, {dim}")
         hidden = int(dim * mlp_ratio)
         self.heads, self.dropout, self.positions = heads, dropout, positions
         self.query_embedding = nn.Parameter(torch.randn(latents, dim))
@@ -80,10 +83,8 @@ class IAM(nn.Module):
 
     def _keys_values(self, dense: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, M, D] -> keys and values, [B, heads, N * M, D / heads]."""
-        count = dense.shape[1]
-        if count > self.positions:
-            raise UserError(f"{count} frames or sentences, but the model has model.positions {self.positions}")
-        x = self.features_norm(dense) + self.position_embedding[:count, None]
+        place = torch.arange(dense.shape[1], device=dense.device).clamp(max=self.positions - 1)
+        x = self.features_norm(dense) + self.position_embedding[place][:, None]
         x = x.flatten(1, 2)
         return self._split(self.to_key(x)), self._split(self.to_value(x))
 

@@ -42,14 +42,18 @@ def architecture(name: str) -> dict:
 def create_towers(arch: dict) -> CustomTextCLIP:
     """open_clip's model of an architecture, from scratch: its `visual`, `text`, `logit_scale` and `logit_bias`.
 
-    Raises UserError for towers that give no per-token features.
+    Raises UserError for towers that give no per-token features, and for descriptions that make no towers.
     """
     vision, text = arch["vision_cfg"], arch["text_cfg"]
     if isinstance(vision.get("layers"), list):
         raise UserError("model.name: ResNet towers are not supported; choose a ViT")
     if "multimodal_cfg" in arch or "hf_model_name" in text or text.get("embed_cls"):
         raise UserError("model.name: this text tower is not supported; choose a model of the CLIP or SigLIP family")
-    return CustomTextCLIP(**{key: value for key, value in arch.items() if key != "custom_text"})
+    try:
+        return CustomTextCLIP(**{key: value for key, value in arch.items() if key != "custom_text"})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or "sizes that do not fit"
+        raise UserError(f"model.name: open_clip cannot make this model: {reason}") from None
 
 
 def load_weights(model: CustomTextCLIP, name: str, pretrained: str) -> dict:
