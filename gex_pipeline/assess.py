@@ -26,6 +26,7 @@ from gex_pipeline.errors import Transient
 from gex_pipeline.summaries import LongText
 from gex_pipeline.summarizer import Summarizer
 from shards import storage
+from shards.config_help import describe
 from shards.errors import UserError
 from shards.writer import parquet_bytes
 
@@ -77,6 +78,7 @@ def parse(argv: list[str] | None) -> tuple[AssessConfig, list[str]]:
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_argument("--backends", nargs="+", type=str, default=["extractive"], help="NAME, or NAME=MODEL, each")
     parser.add_class_arguments(AssessConfig)
+    describe(parser, AssessConfig)
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
     except jsonargparse.ArgumentError as error:

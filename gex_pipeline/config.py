@@ -17,7 +17,7 @@ class InputConfig:
     filter: str | None = None  # an expression over the table's columns, such as "umt_score > 0.3"
     passthrough: list[str] | None = None  # further columns kept in each sample's json; null: all
     video_root: str | None = None  # folder or URL that relative video paths start from; default: beside the table
-    duplicates: Literal["drop", "refuse"] = "drop"
+    duplicates: Literal["drop", "refuse"] = "drop"  # rows whose clip id came before
 
 
 @dataclass
@@ -29,12 +29,12 @@ class CatalogConfig:
 class IntegrateConfig:
     """Which clips make one long sample (the paper's Integration)."""
 
-    by: Literal["source", "random", "none"] = "source"
+    by: Literal["source", "random", "none"] = "source"  # of one source, of any (the paper's ablation), or no long samples
     min_clips: int = 2  # groups under this give short samples only
-    max_clips: int = 8
-    max_seconds: float = 180.0
+    max_clips: int = 8  # of a group
+    max_seconds: float = 180.0  # of video in a group
     max_gap_seconds: float | None = None  # a longer pause between two clips of a source starts a new group
-    seed: int = 0
+    seed: int = 0  # of by: random
     # What computes the plan, never what it holds. ray: a hash shuffle over the cluster; auto: by the catalog's size.
     engine: Literal["auto", "polars", "ray"] = "auto"
 
@@ -53,17 +53,17 @@ class CompressConfig:
     model: str | None = None  # model folder or hub name; of openai: the name that the server gives it
     prompt: str | None = None  # file that replaces gex_pipeline/llm/prompt.txt
     chat_template: str | None = None  # jinja file, for models that ship none (configs/expand/vicuna_v1.5.jinja)
-    max_words: int = 40
-    min_words: int = 3
+    max_words: int = 40  # of a summary; a longer answer keeps its leading sentences
+    min_words: int = 3  # an answer of fewer is no summary
     screen: bool = True  # leave out sentences that give the model instructions (llm/screen.py)
     retries: int = 1  # generations after the first, each with its own derived seed
-    temperature: float = 0.0
-    max_new_tokens: int = 64
+    temperature: float = 0.0  # of sampling; 0: the likeliest words
+    max_new_tokens: int = 64  # tokens of the answer
     max_model_len: int | None = None  # tokens of prompt and answer; null: what model or server say (hosted servers do not)
     # Of the weights; auto: as they are stored; transformers: float32 on a CPU, else bfloat16
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: str | None = None  # vllm's name of a method; null: what the model's config says
-    seed: int = 0
+    seed: int = 0  # of sampling
     reuse: list[str] = field(default_factory=list)  # other datasets whose summaries may be taken
 
     # How the work is done, never what comes out.
@@ -98,28 +98,28 @@ class FramesConfig:
     # uniform: per_clip frames at even midpoints; fps: one every 1/fps s; keyframe: key frames alone, or uniform in a
     # clip without one
     policy: Literal["uniform", "fps", "keyframe"] = "uniform"
-    per_clip: int = 8
-    per_long: int = 32
-    fps: float = 1.0
+    per_clip: int = 8  # frames of a short sample, of the policy uniform
+    per_long: int = 32  # most frames of a long sample
+    fps: float = 1.0  # frames a second, of the policy fps
     max_per_clip: int = 64  # of the policies fps and keyframe; a clip with more gives as many, evenly spread
-    short_side: int = 256
+    short_side: int = 256  # pixels; smaller frames stay as they are
     quality: int = 90  # JPEG
     # mp4: one video a sample instead of pictures, with every frame of the clip (policy fps: with one every 1/fps s)
     format: Literal["jpg", "mp4"] = "jpg"
     crf: int = 20  # x264's quality, 0 (lossless) to 51
     # Who decodes; the next one gets what those before it cannot read
     decoders: list[Literal["pyav", "decord", "torchcodec"]] = field(default_factory=lambda: ["pyav", "decord"])
-    # A video beyond these goes to the ledger as too_large
-    max_megapixels: float = 67.2  # of a frame
-    max_hours: float = 100.0
-    max_frames: int = 10_000_000
+    max_megapixels: float = 67.2  # of a frame; a video beyond this, or the two next, goes to the ledger as too_large
+    max_hours: float = 100.0  # of a video
+    max_frames: int = 10_000_000  # of a video
     timeout_seconds: float = 30.0  # without progress, then the decoder child is killed
 
 
 @dataclass
 class OutputConfig:
     path: str = ""  # folder or fsspec URL of the dataset
-    clips_per_shard: int | Literal["auto"] = "auto"
+    clips_per_shard: int | Literal["auto"] = "auto"  # clips of a plan row, which gives a shard of each granularity
+    # Which samples are written
     granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])
 
 
@@ -133,7 +133,7 @@ class RayConfig:
 class StageResources:
     """What Ray reserves for one task of a stage; a node runs as many at once as it has room for."""
 
-    cpus: float
+    cpus: float  # cores
     memory_gb: float | None = None  # null: none is reserved
     gpus: float | None = None  # null: none is reserved
 

@@ -11,6 +11,7 @@ from gex_pipeline import cluster, llm
 from gex_pipeline.config import ExpandConfig, FramesConfig
 from gex_pipeline.llm import environment
 from shards import storage
+from shards.config_help import describe
 from shards.errors import UserError
 from shards.format import LONG, SHORT
 
@@ -22,6 +23,7 @@ def parse(argv: list[str] | None) -> ExpandConfig:
     parser = jsonargparse.ArgumentParser(prog="gex_pipeline.expand", description=ExpandConfig.__doc__, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(ExpandConfig)
+    describe(parser, ExpandConfig)
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
     except jsonargparse.ArgumentError as error:

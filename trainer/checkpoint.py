@@ -32,8 +32,8 @@ BEST = "best.safetensors"
 
 @dataclass
 class CheckpointConfig:
-    every_steps: int = 1000
-    every_minutes: float = 30.0
+    every_steps: int = 1000  # steps between two checkpoints
+    every_minutes: float = 30.0  # and at the latest after so long
     keep: int = 3  # the newest; older ones are removed
 
 
@@ -66,9 +66,16 @@ def claim(
     return newest(output)
 
 
+def make_folder(output: Path) -> None:
+    """Make a run's folder; on every rank, so that all end where it cannot be made."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be made: {error.strerror}") from None
+
+
 def write_identity(output: Path, identity: dict) -> None:
     """Claim a folder for a run."""
-    output.mkdir(parents=True, exist_ok=True)
     _write_whole(output / "run.json", json.dumps(identity, indent=1).encode())
 
 
@@ -101,7 +108,8 @@ def save(
     for name, model in models.items():
         weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
         save_file(weights, temporary / f"{name}.safetensors")
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    state = {name: optimizer.state.get(parameter, {}) for name, parameter in _trained(models["model"], optimizer)}
+    torch.save(state, temporary / "optimizer.pt")
     sizes = {}
     for path in temporary.iterdir():
         _sync(path)
@@ -129,14 +137,19 @@ def load(path: Path, models: dict[str, nn.Module], optimizer: torch.optim.Optimi
         if not (path / f"{name}.safetensors").exists():
             raise UserError(f"optim.ema_decay: {path} has no average of the weights; set it back to 0")
         model.load_state_dict(load_file(path / f"{name}.safetensors"))
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
-    except ValueError:
-        raise UserError(f"optim: {path} trained other parameters; towers cannot be frozen or freed midway") from None
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    stored = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    names = [name for name, _ in _trained(models["model"], optimizer)]
+    if stored.keys() != set(names):
+        raise UserError(f"optim: {path} trained other parameters; what is frozen by a rate of 0 cannot change midway")
+    state = {number: stored[name] for number, name in enumerate(names) if stored[name]}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return json.loads((path / MARKER).read_text())["step"]
+
+
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters in the optimiser's own order, which its rates and decays decide."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [(names[parameter], parameter) for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def keep_best(output: Path, step: int, value: float, model: nn.Module) -> None:

@@ -11,11 +11,13 @@ from typing import Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from shards.config_help import describe
 from shards.errors import UserError
 from trainer.checkpoint import CheckpointConfig
 from trainer.data_config import DataConfig, StreamConfig
 from trainer.losses import LossConfig
 from trainer.models.gexia import ModelConfig
+from trainer.models.towers import architecture
 from trainer.optim import OptimConfig
 
 # Keys of `loader` that change how fast samples come, not which.
@@ -28,15 +30,15 @@ class PretrainConfig:
 
     data: list[str] = field(default_factory=list)  # datasets (folders or URLs), mixed; --data can be repeated
     output: str = ""  # folder of the run
-    steps: int = 1000
-    seed: int = 0
+    steps: int = 1000  # of the whole run
+    seed: int = 0  # of weights, order and augmentation
     model: ModelConfig = field(default_factory=ModelConfig)
     streams: dict[str, StreamConfig] = field(default_factory=dict)  # a stream's name -> what it draws
     loader: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights are fp32
     grad_checkpointing: bool = False  # of the towers: less memory, one more forward pass
     compile: bool = False  # torch.compile of towers and IAMs: minutes at the start, faster steps on a GPU
     grad_cache_chunk: int | None = None  # samples of a rank whose activations are held at once; null: all
@@ -45,7 +47,7 @@ class PretrainConfig:
     log_every: int = 10  # steps between two lines; metrics.jsonl has every step
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # names that accelerate knows
     validate_every: int = 0  # steps between two retrievals among held-out samples, and one at the end; 0: never
-    validate_split: str = "val"
+    validate_split: str = "val"  # whose samples are held out
     validate_batch: int = 32  # samples embedded at once by a rank
 
 
@@ -54,20 +56,21 @@ class EvaluateConfig:
     """One evaluation of a saved model."""
 
     checkpoint: str = ""  # folder that save_pretrained wrote (OUT/model)
-    data: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)  # datasets (folders or URLs); --data can be repeated
     # All but retrieval ask the short samples; regression and open_qa need a model that was fine-tuned for them.
     task: Literal["retrieval", "classification", "multilabel", "regression", "multiple_choice", "open_qa"] = "retrieval"
     prompts: Literal["video", "imagenet", "simple"] = "video"  # zero-shot: the paper's, or open_clip's 80 or 7
     output: str | None = None  # folder of TASK.json and TASK.md; null: beside the checkpoint, as TASK-SPLIT-DATA
     cache: str | None = None  # folder of kept embeddings; null: CHECKPOINT/embeddings; "none": nothing is kept
-    split: str = "val"
+    split: str = "val"  # whose samples are asked
+    # Of retrieval: which samples are asked, where the data has them
     granularities: list[Literal["short", "long", "image"]] = field(default_factory=lambda: ["short", "long", "image"])
     iter: dict[str, dict[str, int]] = field(default_factory=dict)  # granularity -> #iter of video and views
     frames: dict[str, int] = field(default_factory=dict)  # granularity -> frames of a sample
     batch: int = 64  # samples encoded at once by a rank
     workers: int = 2  # processes of a rank that read and decode
     max_failures: int = 1000  # samples a rank may leave out, then the evaluation ends
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights are fp32
 
 
 # What a number must be, and the keys of which it must; a config need not have them all.
@@ -125,7 +128,8 @@ def run_identity(config: PretrainConfig, digests: list[str]) -> dict:
     """What a resumed run must share with the run it resumes: the order of samples and the shape of the model."""
     loader = {key: value for key, value in asdict(config.loader).items() if key not in SPEED_KEYS}
     streams = {name: asdict(stream) for name, stream in config.streams.items()}
-    return {"seed": config.seed, "data": digests, "model": asdict(config.model), "streams": streams, "loader": loader}
+    model = {**asdict(config.model), "architecture": architecture(config.model.name)}
+    return {"seed": config.seed, "data": digests, "model": model, "streams": streams, "loader": loader}
 
 
 def parse(config_class: type, argv: list[str] | None = None):
@@ -136,6 +140,7 @@ def parse(config_class: type, argv: list[str] | None = None):
     parser = ArgumentParser(exit_on_error=False, description=config_class.__doc__)
     parser.add_argument("--config", action="config", help="YAML file; keys given after it win")
     parser.add_class_arguments(config_class)
+    describe(parser, config_class)
     try:
         given, rest = repeated.parse_known_args(argv)
         values = parser.parse_args(rest)

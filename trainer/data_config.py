@@ -22,13 +22,13 @@ class StreamConfig:
 class DataConfig:
     """Order, reading and decoding."""
 
-    split: str = "train"
+    split: str = "train"  # whose samples are drawn
     weights: list[float] | None = None  # share of each batch a dataset gets, one for each --data; null: by size
     block: int = 8  # samples of a shard that are read, and shuffled, as one
     window_mb: int = 512  # sample bytes that a stream's windows hold, over all ranks
     size: int = 224  # height and width of a frame
     frame_sampling: Literal["random", "centred"] = "random"  # where in its segment of the sample a frame is taken
-    crop: Literal["random", "centre"] = "random"
+    crop: Literal["random", "centre"] = "random"  # of a frame, square
     workers: int = 2  # processes of a rank that read and decode; 0: none. They do not matter to the order
     prefetch: int = 4  # batches decoded ahead
     read_seconds: float = 60.0  # a read that takes longer is tried again, then given up

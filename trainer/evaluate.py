@@ -16,7 +16,7 @@ from shards.plain import open_data
 from shards.reader import Dataset
 from trainer import results
 from trainer.annotations import read_fields
-from trainer.checkpoint import STREAMS_FILE
+from trainer.checkpoint import STREAMS_FILE, make_folder
 from trainer.config import EvaluateConfig, check_numbers, run_script
 from trainer.data_config import DataConfig
 from trainer.embeddings import model_digest
@@ -73,6 +73,8 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"output: not given, and the checkpoint {config.checkpoint} is no local folder to write beside")
     if config.output is not None and Path(config.output).is_file():
         raise UserError(f"output: {config.output} is a file, where a folder is wanted")
+    if config.output is not None:
+        make_folder(Path(config.output))
 
 
 def create_task(config: EvaluateConfig, model: GexiaModel, dataset: Dataset, recipes: dict[str, Recipe]) -> Task:

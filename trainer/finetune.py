@@ -22,7 +22,7 @@ from trainer.data_config import StreamConfig
 from trainer.embeddings import model_digest
 from trainer.evaluate import load_model
 from trainer.finetune_config import FinetuneConfig, SplitConfig, check_finetune, finetune_identity
-from trainer.loop import create_accelerator, make_ready, run_steps
+from trainer.loop import create_accelerator, end_on_signals, make_ready, run_steps
 from trainer.optim import create_optimizer
 from trainer.step import StepResult, seed_step, update
 from trainer.stream import Batch, Streams
@@ -68,6 +68,7 @@ def finetune(config: FinetuneConfig) -> None:
     wanted = model.tokenizer(), task.fields, task.required
     with Streams(datasets, {config.task.name: stream}, loader, config.seed, *ranks, *wanted) as streams:
         accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
+        checkpoint.make_folder(output)
         if accelerator.is_main_process:
             checkpoint.write_identity(output, identity)
         optimizer = create_optimizer(task, config.optim)
@@ -187,4 +188,5 @@ def report(config: FinetuneConfig, task: Task, parts: Parts, weights: str, found
 
 
 if __name__ == "__main__":
+    end_on_signals()
     run_script(FinetuneConfig, finetune)

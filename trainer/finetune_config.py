@@ -16,7 +16,7 @@ from trainer.tasks.base import TaskConfig
 class SplitConfig:
     """Which samples are for what."""
 
-    train: str = "train"
+    train: str = "train"  # the model learns from it
     select: str | None = None  # the model is chosen on it; null: on sources held out of train
     held_out: float = 0.1  # share of train's sources, by a stable hash, where select is null
     test: str = "test"  # reported, and used for nothing else
@@ -29,8 +29,8 @@ class FinetuneConfig:
     data: list[str] = field(default_factory=list)  # datasets of `gexia import`, mixed; --data can be repeated
     checkpoint: str = ""  # folder that save_pretrained wrote (OUT/model of a pretraining), or a model on the hub
     output: str = ""  # folder of the run
-    steps: int = 1000
-    seed: int = 0
+    steps: int = 1000  # of the whole run
+    seed: int = 0  # of the head, order and augmentation
     task: TaskConfig = field(default_factory=TaskConfig)
     splits: SplitConfig = field(default_factory=SplitConfig)
     iter: dict[str, int] = field(default_factory=lambda: {"video": 1, "caption": 1})  # #iter of videos and of texts
@@ -43,7 +43,7 @@ class FinetuneConfig:
     save: CheckpointConfig = field(default_factory=CheckpointConfig)
     select_every: int = 100  # steps between two looks at the select split; the last step is one too
     eval_batch: int = 64  # samples that a rank encodes at once in an evaluation
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights are fp32
     grad_checkpointing: bool = False  # of the towers: less memory, one more forward pass
     resume: bool = True  # go on from the newest whole checkpoint in `output`
     allow_changed: bool = False  # resume with other data, seed, splits or loader than before; the steps done stay done

@@ -7,11 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # Dense bf16 tensor-core peaks of NVIDIA's data sheets, FLOP/s; the first name that a device's name contains counts.
 PEAKS = {
+    "H200 NVL": 835e12,
     "H200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
 }
 ROWS = 8  # samples whose forward pass is counted

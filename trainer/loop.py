@@ -16,7 +16,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    gather_object,
+)
 from tqdm import tqdm
 
 from shards.errors import UserError
@@ -41,7 +47,8 @@ def make_ready(model: GexiaModel, config) -> None:
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
-    """Processes, device and precision as `accelerate launch` says. Raises UserError for trackers that are not there."""
+    """Processes and device as `accelerate launch` says, precision as the config does. Raises UserError for trackers that
+    are not there, and for launchers' plugins that cut up the model, which checkpoints do not know."""
     check_trackers(config.trackers)
     # A step uses the parts that its stream needs: an image at #iter 0 leaves the IAM alone. No buffer ever changes.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
@@ -50,7 +57,11 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(config.output, logging_dir=f"{config.output}/logs"),
         kwargs_handlers=[wrapper],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # whatever the launcher says
     )
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        kind = accelerator.distributed_type.value
+        raise UserError(f"accelerate's config asks for {kind}; only plain data parallelism is supported: --multi_gpu")
     one_of_many = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if one_of_many and "ACCELERATE_USE_CPU" in os.environ:
         print(
@@ -114,17 +125,16 @@ def run_steps(
             batch = next(batches)
             waited = time.perf_counter() - asked
 
-            share = lr_share(step, config.optim.warmup, config.steps)
-            set_lr(optimizer, share)
+            set_lr(optimizer, lr_share(step, config.optim.warmup, config.steps))
             result = do_step(batch)
             if not result.finite:
                 end_diverged(accelerator, output, batch, result)
-            journal.step(batch, result, share * config.optim.lr, waited)
+            stopping, due, waited = stop.agree(waited)
+            journal.step(batch, result, [group["lr"] for group in optimizer.param_groups], waited)
 
             began = time.perf_counter()
             after_step(step + 1)
             journal.leave_out(time.perf_counter() - began)
-            stopping, due = stop.agree()
             last = step + 1 == config.steps
             if stopping or due or last or (step + 1) % saving.every_steps == 0:
                 if accelerator.is_main_process:
@@ -135,6 +145,13 @@ def run_steps(
                 accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
                 return False
     return True
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGUSR1 end the process as one that stopped, with 0: outside the steps there is nothing to save, and
+    a scheduler that sent the signal starts it again."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 class StopSignal:
@@ -165,13 +182,15 @@ class StopSignal:
     def _on_signal(self, *_) -> None:
         self._stop = True
 
-    def agree(self) -> tuple[bool, bool]:
-        """(stop, save): whether to end here, and whether it is time for a checkpoint; the same on all ranks."""
+    def agree(self, waited: float) -> tuple[bool, bool, float]:
+        """(stop, save, waited): whether to end here, whether it is time for a checkpoint, and the longest that a rank
+        waited for its data, since all wait for that one; the same on all ranks."""
         due = time.monotonic() - self._saved > self._save_seconds
-        flags = torch.tensor([self._stop, due and self._is_first], dtype=torch.int32)
+        found = torch.tensor([self._stop, due and self._is_first, waited], dtype=torch.float64)
         if self._group is not None:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        return bool(flags[0]), bool(flags[1])
+            dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self._group)
+        stop, due, waited = found.tolist()
+        return bool(stop), bool(due), waited
 
     def saved(self) -> None:
         self._saved = time.monotonic()
@@ -232,11 +251,11 @@ class Journal:
             self._file = path.open("a", buffering=1)
             self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not sys.stderr.isatty())
 
-    def step(self, batch: Batch, result: StepResult, lr: float, waited: float) -> None:
+    def step(self, batch: Batch, result: StepResult, rates: list[float], waited: float) -> None:
         """Note one step; `waited` seconds for its data."""
         if not self._accelerator.is_main_process:
             return
-        state = {"lr": lr, "grad_norm": result.grad_norm, "scale": result.scale}
+        state = {"lr": max(rates), "least_lr": min(rates), "grad_norm": result.grad_norm, "scale": result.scale}
         record = {"step": batch.step + 1, "stream": batch.stream, "loss": result.losses, "R@1": result.recalls, **state}
         record |= self._cost(batch, result, waited)
         self._file.write(json.dumps(record) + "\n")

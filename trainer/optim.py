@@ -26,9 +26,9 @@ class OptimConfig:
     head_lr: float | None = None  # of a task's head; null: lr
     layer_decay: float = 1.0  # factor of a fine-tuned tower's rate from each layer to the one below
     weight_decay: float = 0.2  # not of norms, biases, scales and embeddings
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
+    beta1: float = 0.9  # AdamW's
+    beta2: float = 0.98  # AdamW's
+    eps: float = 1e-6  # AdamW's
     warmup: int = 500  # steps of linear warm-up, before a cosine to zero
     clip_norm: float = 1.0  # of all gradients together
     ema_decay: float = 0.0  # of the average of the weights that is saved as the model; 0: the last weights are

@@ -9,7 +9,7 @@ from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
 from trainer.flops import StepFlops
-from trainer.loop import create_accelerator, make_ready, run_steps
+from trainer.loop import create_accelerator, end_on_signals, make_ready, run_steps
 from trainer.models.gexia import GexiaModel
 from trainer.optim import Average, create_optimizer
 from trainer.step import StepResult, seed_step, training_step
@@ -33,6 +33,7 @@ def pretrain(config: PretrainConfig) -> None:
     ranks = accelerator.process_index, accelerator.num_processes
     with Streams(datasets, config.streams, config.loader, config.seed, *ranks, model.tokenizer()) as streams:
         accelerator.wait_for_everyone()  # all ranks have looked at the folder before it changes
+        checkpoint.make_folder(output)
         if accelerator.is_main_process:
             checkpoint.write_identity(output, identity)
         optimizer = create_optimizer(model, config.optim, config.model.tower_inits())
@@ -97,4 +98,5 @@ def train(
 
 
 if __name__ == "__main__":
+    end_on_signals()
     run_script(PretrainConfig, pretrain)

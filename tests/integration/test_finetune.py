@@ -142,6 +142,7 @@ def test_a_linear_probe_leaves_the_model_as_it_was(home):
         (["--splits.held_out", "0"], "splits.held_out"),
         (["--task.answers", "0"], "task.answers: 0 is not at least 1"),
         (["--output", __file__], "is a file, where a folder is wanted"),
+        (["--output", "/proc/none/here"], "output: /proc/none/here cannot be made"),
         (["--iter", "{video: 1}"], "iter: needs exactly"),
         (["--frames", "100"], "frames: 100 is over the model's positions"),
         (["--checkpoint", "nowhere"], "nowhere is no saved model"),

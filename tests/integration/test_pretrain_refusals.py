@@ -105,6 +105,20 @@ def test_a_bad_config_is_refused(monkeypatch, capsys, tmp_path, data, small, arg
     assert not output.exists()
 
 
+def test_an_output_that_cannot_be_made_is_refused_by_name(monkeypatch, capsys, data, small):
+    arguments = ["--config", TINY, "--data", data, "--output", "/proc/none/run", *small]
+    assert_refused(call(monkeypatch, capsys, "pretrain", *arguments), "output: /proc/none/run cannot be made")
+
+
+def test_an_architecture_that_open_clip_cannot_make_is_refused(monkeypatch, capsys, tmp_path, data, small):
+    described = json.loads(Path(small[1]).read_text())
+    for number, wrong in enumerate(({"vision_cfg": {"layer": 3}}, {"text_cfg": {"width": 17, "heads": 2}})):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(described | wrong))
+        arguments = ["--config", TINY, "--data", data, "--output", tmp_path / "run", *small, "--model.name", path]
+        assert_refused(call(monkeypatch, capsys, "pretrain", *arguments), "model.name: open_clip cannot make this model")
+
+
 @pytest.mark.parametrize("missing", ["data", "output"])
 def test_a_missing_path_is_refused_by_name(monkeypatch, capsys, tmp_path, data, missing):
     given = {"data": data, "output": tmp_path / "run"}

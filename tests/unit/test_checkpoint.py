@@ -48,6 +48,19 @@ def test_rates_are_the_configs_not_the_checkpoints(tmp_path):
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_other_groups_of_the_same_parameters_go_on_with_their_state(tmp_path):
+    """Rates and decays that are changed on resuming may part or join groups."""
+    models, optimizer = trained(0)
+    path = checkpoint.save(tmp_path, 3, models, optimizer, keep=2)
+    other, _ = trained(1)
+    first, last = other["model"][0], other["model"][2]
+    grouped = torch.optim.AdamW([{"params": last.parameters(), "lr": 0.02}, {"params": first.parameters()}], lr=0.01)
+    checkpoint.load(path, other, grouped)
+    assert torch.equal(grouped.state[first.weight]["exp_avg"], optimizer.state[models["model"][0].weight]["exp_avg"])
+    assert torch.equal(grouped.state[last.bias]["exp_avg_sq"], optimizer.state[models["model"][2].bias]["exp_avg_sq"])
+    assert [group["lr"] for group in grouped.param_groups] == [0.02, 0.01]
+
+
 def test_other_frozen_parameters_than_the_checkpoints_are_refused(tmp_path):
     path = checkpoint.save(tmp_path, 3, *trained(0), keep=2)
     model, _ = trained(1)
@@ -92,6 +105,7 @@ IDENTITY = {"seed": 0, "data": ["abc"], "streams": {"lv": {"batch": 4}}}
 
 def test_an_unclaimed_folder_is_free_and_a_claimed_one_goes_on(tmp_path):
     assert checkpoint.claim(tmp_path / "new", IDENTITY, resume=True) is None
+    checkpoint.make_folder(tmp_path / "new")
     checkpoint.write_identity(tmp_path / "new", IDENTITY)
     model, optimizer = trained(0)
     path = checkpoint.save(tmp_path / "new", 1, model, optimizer, keep=1)

@@ -23,10 +23,10 @@ class ModelConfig:
     name: str = "ViT-B-32-quickgelu"  # an open_clip model, or a .json file in open_clip's form
     pretrained: str | None = None  # open_clip tag or weights file, for the towers that are not `scratch`
     image_init: TowerInit | None = None  # null: finetune with `pretrained`, scratch without
-    text_init: TowerInit | None = None
+    text_init: TowerInit | None = None  # the same of the text tower
     patch_dropout: float = 0.0  # fraction of a frame's patches that a training step leaves out
     frame_grid: int = 0  # each frame also gives grid × grid pooled patch tokens; 0: its global token alone
-    latents: int = 1
+    latents: int = 1  # of the IAM: embeddings that it iterates on, whose mean is the result
     heads: int = 8  # of the IAM
     mlp_ratio: float = 4.0  # of the IAM
     dropout: float = 0.0  # of the IAM

@@ -32,6 +32,7 @@ TEXT_BATCH = 256  # texts encoded at once outside of training
 class TaskConfig:
     """What is asked of the samples."""
 
+    # Which question; trainer/README.md says what each asks
     name: Literal["retrieval", "classification", "multilabel", "regression", "multiple_choice", "open_qa"] = "retrieval"
     prompts: Literal["video", "imagenet", "simple"] = "video"  # around a class name: the paper's, or open_clip's 80 or 7
     head: Literal["prompts", "random"] = "prompts"  # classification, multilabel: start from the classes' embeddings, or anew
