@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     ProjectConfiguration,
     gather_object,
 )
@@ -52,11 +54,13 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     check_trackers(config.trackers)
     # A step uses the parts that its stream needs: an image at #iter 0 leaves the IAM alone. No buffer ever changes.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # Others wait while rank 0 reads the headers of plain tars, or saves; what hangs is ended by the stream's own clocks.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(config.output, logging_dir=f"{config.output}/logs"),
-        kwargs_handlers=[wrapper],
+        kwargs_handlers=[wrapper, patience],
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # whatever the launcher says
     )
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):

@@ -219,3 +219,12 @@ def test_towers_and_iams_compile_to_one_graph_each(arch, size, grid, tmp_path):
 
 def test_architecture_is_open_clips_own():
     assert architecture("ViT-B-32-quickgelu")["quick_gelu"]
+
+
+def test_a_saved_model_drops_no_patches(tmp_path):
+    """What a pretraining left out of its steps is not left out of a fine-tuning of its model."""
+    model = build(CLIP, tmp_path, patch_dropout=0.5)
+    frames = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    drops = lambda m: any(not torch.equal(m.train().image_tower(frames, False), m.image_tower(frames, False)) for _ in range(4))
+    model.save_pretrained(tmp_path / "saved")
+    assert drops(model) and not drops(GexiaModel.from_pretrained(tmp_path / "saved"))
