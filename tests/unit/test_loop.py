@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from shards.errors import UserError
 from trainer import loop
@@ -28,6 +30,13 @@ def test_a_tracker_that_is_not_there_is_an_error(monkeypatch):
 def test_the_launchers_gradient_accumulation_divides_no_loss(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     assert create_accelerator(PretrainConfig(output=str(tmp_path), trackers=[])).gradient_accumulation_steps == 1
+
+
+def test_a_launcher_that_cuts_up_the_model_is_refused(monkeypatch, tmp_path):
+    """A mock: accelerate starts FSDP on GPUs alone."""
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(UserError, match="asks for FSDP; only plain data parallelism is supported"):
+        create_accelerator(PretrainConfig(output=str(tmp_path), trackers=[]))
 
 
 def test_records_of_steps_become_means_and_rates():
