@@ -114,7 +114,8 @@ def choose_recipes(config: EvaluateConfig) -> dict[str, Recipe]:
     trained = {}
     path = Path(config.checkpoint) / STREAMS_FILE
     if path.is_file():
-        trained = {stream["folder"]: stream for stream in json.loads(path.read_text()).values()}
+        streams = sorted(json.loads(path.read_text()).values(), key=lambda stream: stream["batch"] * stream["weight"])
+        trained = {stream["folder"]: stream for stream in streams}  # of two in one folder: the one that drew more
     recipes = {}
     for name in config.granularities:
         base = PAPER[name] | {key: trained[name][key] for key in ("iter", "frames") if name in trained}

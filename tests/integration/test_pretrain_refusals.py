@@ -141,6 +141,15 @@ def test_every_pretraining_config_that_comes_with_the_project_is_whole(path):
     assert architecture(config.model.name)["vision_cfg"]["image_size"] == config.loader.size
 
 
+def test_an_evaluation_takes_the_recipe_of_the_stream_that_drew_most(tmp_path):
+    """Where two streams of the pretraining drew from one folder."""
+    drawn = {"folder": "short", "iter": {"video": 1, "caption": 1}, "frames": 8, "batch": 64, "weight": 2}
+    rarely = {"folder": "short", "iter": {"video": 0, "caption": 0}, "frames": 1, "batch": 64, "weight": 1}
+    (tmp_path / "streams.json").write_text(json.dumps({"a": drawn, "b": rarely}))
+    found = evaluate.choose_recipes(EvaluateConfig(str(tmp_path), granularities=["short"]))["short"]
+    assert (found.iter, found.frames) == (drawn["iter"], 8)
+
+
 def test_the_evaluation_config_that_comes_with_the_project_is_the_papers():
     config = parse(EvaluateConfig, ["--config", str(TINY.parents[1] / "evaluate" / "retrieval.yaml")])
     plain = parse(EvaluateConfig, [])
