@@ -164,14 +164,17 @@ def publish_file(local: str, url: str) -> None:
         os.unlink(local)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    if os.stat(local).st_dev != os.stat(os.path.dirname(path) or ".").st_dev:
-        beside = temporary_name(path)
-        shutil.copyfile(local, beside)
+    folder = os.path.dirname(path) or "."
+    if os.stat(local).st_dev == os.stat(folder).st_dev:
+        _sync(local)
+        os.replace(local, path)
+    else:
+        with _temporary_beside(path) as copy:
+            shutil.copyfile(local, copy)
+            _sync(copy)
+            os.replace(copy, path)
         os.unlink(local)
-        local = beside
-    _sync(local)
-    os.replace(local, path)
-    _sync(os.path.dirname(path) or ".")
+    _sync(folder)
 
 
 def delete(url: str) -> None:
@@ -246,14 +249,21 @@ def _pread(fd: int, offset: int, size: int) -> bytes:
 def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """A flushed temporary file with the data, beside the final path; removed if it is still there afterwards."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = temporary_name(path)
-    try:
+    with _temporary_beside(path) as temporary:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
         _sync(os.path.dirname(path) or ".")
+
+
+@contextmanager
+def _temporary_beside(path: str) -> Iterator[str]:
+    """A name for a temporary file, which is removed if it is still there afterwards."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -1,6 +1,7 @@
 """Local paths, file:// and memory:// behave alike; a published file is whole, and the first writer wins."""
 
 import os
+import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,6 +95,25 @@ def test_publishing_from_another_file_system_is_a_move_too(tmp_path):
     storage.publish_file(local, str(tmp_path / "out" / "a.tar"))
     assert (tmp_path / "out" / "a.tar").read_bytes() == b"shard"
     assert os.listdir(tmp_path / "out") == ["a.tar"] and not os.path.exists(local)
+
+
+def test_a_copy_to_another_file_system_that_fails_leaves_the_local_file_and_nothing_else(tmp_path, monkeypatch):
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is on the same file system")
+
+    def full(source, target):
+        with open(target, "wb") as file:
+            file.write(b"sh")
+        raise OSError(28, "No space left on device")
+
+    local = f"/dev/shm/{uuid.uuid4().hex}.tmp"
+    with open(local, "wb") as file:
+        file.write(b"shard")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.publish_file(local, str(tmp_path / "out" / "a.tar"))
+    assert os.listdir(tmp_path / "out") == []
+    os.unlink(local)
 
 
 def test_what_killed_writers_left_can_be_removed_and_nothing_else(tmp_path):
