@@ -1,5 +1,6 @@
 """Datasets, shards and samples, read from local paths and fsspec URLs."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 INDEX_SCHEMA = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("members", pa.int32())])
+# Metadata of an index: a digest of the members' names and sizes and of the texts, and the first sample's extensions.
+CONTENT, EXTENSIONS = b"gexia.content", b"gexia.extensions"
 
 
 @dataclass(frozen=True)
@@ -103,24 +106,32 @@ def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def index_tar(url: str, partial: bool = False) -> pa.Table:
-    """Samples of any WebDataset tar by one scan of its headers: key, offset, size (bytes), members.
+    """Samples of any WebDataset tar by one scan of its headers and texts: key, offset, size (bytes), members.
 
     partial: of a damaged tar those before the damage, with a warning; otherwise DatasetError.
     The offsets mean what a sidecar's do: [offset, offset + size) holds exactly the sample's members.
     """
-    lines = []
+    lines, names, content = [], [], hashlib.sha256()
     try:
         with storage.open_read(url) as file:
-            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=lambda name: False))
-            for key, group in groupby(((s[0], m) for s, m in keyed if s is not None), key=lambda item: item[0]):
-                members = [member for _, member in group]
+            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=_is_text))
+            for key, group in groupby(((s, m) for s, m in keyed if s is not None), key=lambda item: item[0][0]):
+                splits, members = zip(*group)
+                names = names or [extension for _, extension in splits]
                 first, last = members[0].offset, members[-1].end
                 lines.append({"key": key, "offset": first, "size": last - first, "members": len(members)})
+                for member in members:
+                    content.update(f"{member.name}\0{member.size}\0".encode() + (member.data or b""))
     except (OSError, TarError) as error:
         if not (partial and isinstance(error, TarError)):
             raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
         logger.warning("%s: %s; only the %d samples before that are used", url, _line(error), len(lines))
-    return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    table = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    return table.replace_schema_metadata({CONTENT: content.hexdigest(), EXTENSIONS: " ".join(names)})
+
+
+def _is_text(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in format.TEXTS
 
 
 def read_parquet(url: str, schema: pa.Schema) -> pa.Table:

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import http_files
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 import webdataset
 from make_dataset import make_dataset
 
@@ -17,7 +19,9 @@ from shards.errors import DatasetError
 from shards.mp4 import Encoder
 from shards.plain import open_data
 from shards.reader import iter_shard
+from trainer.data_config import DataConfig, StreamConfig
 from trainer.decode import Recipe, decode_sample
+from trainer.stream import Streams
 
 JPEG = simplejpeg.encode_jpeg(np.full((40, 48, 3), 90, np.uint8))
 
@@ -48,6 +52,10 @@ def film(frames=6) -> dict[str, bytes]:
     for number in range(frames):
         encoder.write(np.full((48, 64, 3), 30 * number, np.uint8), 40 * number)
     return {"mp4": encoder.close(), "txt": b"it gets brighter", "json": b'{"caption": "it gets brighter", "videoID": "7"}'}
+
+
+def no_tokens(texts: list[str]) -> torch.Tensor:
+    return torch.zeros(len(texts), 4, dtype=torch.int64)
 
 
 def test_folders_say_split_and_granularity_and_otherwise_the_first_sample_does(tmp_path):
@@ -113,6 +121,47 @@ def test_a_tar_is_scanned_once_until_it_changes(tmp_path, own_home, monkeypatch)
     assert changed.manifest["digest"] != digests[0]
     moved = shutil.copytree(tmp_path, tmp_path.with_name("moved"))
     assert open_data(str(moved)).manifest["digest"] == changed.manifest["digest"]
+
+
+def test_a_corrected_caption_is_another_dataset_and_a_copy_is_the_same(tmp_path):
+    for name, caption in {"old": "a red ball", "new": "a sad bull"}.items():
+        write(tmp_path / name / "a.tar", 3, image(caption))
+    sizes = {path.stat().st_size for path in tmp_path.glob("*/a.tar")}
+    shutil.copy(tmp_path / "old/a.tar", tmp_path / "copy.tar")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy.tar").rename(tmp_path / "copy/a.tar")
+    os.utime(tmp_path / "copy/a.tar", (1, 1))
+    old, new, copy = (open_data(str(tmp_path / name)) for name in ("old", "new", "copy"))
+    assert len(sizes) == 1 and old.manifest["digest"] == copy.manifest["digest"] != new.manifest["digest"]
+    assert old.shards[0].sha256 != copy.shards[0].sha256  # which names cached pages
+
+
+@pytest.mark.parametrize("header", [None, "ETag", "Last-Modified"])
+def test_a_tar_rewritten_on_a_web_server_is_read_anew(tmp_path, header):
+    """Of the same size: first with other captions in the same places, then in another order."""
+    settings = {"size": 32, "workers": 0, "cache_dir": str(tmp_path / "pages"), "crop": "centre"}
+    config = {"it": StreamConfig("image", ["caption"], {"video": 0, "caption": 1}, frames=1, batch=2)}
+    with http_files.serve() as (server, root):
+        for second, names in enumerate(("ab", "ab", "ba")):
+            path, time = tmp_path / "a.tar", f"Mon, 01 Jan 2024 00:00:0{second} GMT"
+            with webdataset.TarWriter(str(path), mtime=0) as tar:
+                for name in names:
+                    tar.write({"__key__": name, **image(f"{name} as of second {second}")})
+            server.files["a.tar"], server.headers = path.read_bytes(), {header: time} if header else {}
+            with Streams([open_data(f"{root}/a.tar")], config, DataConfig(**settings), 0, 0, 1, no_tokens) as streams:
+                (batch,) = streams.batches(0, 1)
+            assert not streams.failures
+            assert sorted(batch.sentences["caption"]) == [[f"{name} as of second {second}"] for name in "ab"]
+
+
+def test_pages_of_a_picture_changed_in_place_are_not_used_where_the_store_tells(tmp_path):
+    write(tmp_path / "a.tar", 1, image())
+    with http_files.serve() as (server, root):
+        server.files["a.tar"], names = (tmp_path / "a.tar").read_bytes(), set()
+        for tag in "ab":
+            server.headers = {"ETag": tag}
+            names.add(open_data(f"{root}/a.tar").shards[0].sha256)
+        assert len(names) == 2
 
 
 def test_where_nothing_can_be_written_the_index_goes_home_or_nowhere(tmp_path, own_home, monkeypatch):
