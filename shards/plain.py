@@ -58,12 +58,10 @@ def open_data(url: str) -> Dataset:
 
     Raises DatasetError where there is neither, or where an expansion is unfinished: its tars are not published yet.
     """
-    pattern = bool(_WILDCARDS & set(url))
-    if not pattern and not url.endswith(".tar"):
-        begun = any(storage.exists(storage.join(url, name)) for name in (publish.MANIFEST_JSON, "commits", "plan"))
-        if begun:
-            return open_dataset(url)
     try:
+        pattern = bool(_WILDCARDS & set(url)) and not storage.exists(url)  # a folder may be named like one
+        if not pattern and not url.endswith(".tar") and _begun(url):
+            return open_dataset(url)
         root, paths = _find(url, pattern)
     except (ImportError, OSError, ValueError) as error:
         raise DatasetError(f"{url}: cannot list its tars: {' '.join(str(error).split())}") from None
@@ -79,6 +77,10 @@ def open_data(url: str) -> Dataset:
     return PlainDataset(root, {"digest": format.digest(content)}, shards, dict(zip(paths, indexes)))
 
 
+def _begun(url: str) -> bool:
+    return any(storage.exists(storage.join(url, name)) for name in (publish.MANIFEST_JSON, "commits", "plan"))
+
+
 def _find(url: str, pattern: bool) -> tuple[str, list[str]]:
     """A folder and the sorted paths of tars below it."""
     if not pattern and url.endswith(".tar"):
@@ -87,7 +89,7 @@ def _find(url: str, pattern: bool) -> tuple[str, list[str]]:
     names: set[str] = set()
     for one in braceexpand(url) if pattern else [url]:
         fs, path = fsspec.core.url_to_fs(one)
-        wild = _WILDCARDS & set(one)
+        wild = pattern and _WILDCARDS & set(one)
         names.update(fs.glob(path) if wild else [path] if path.endswith(".tar") else fs.find(path))
     paths = sorted(name for name in names if name.endswith(".tar"))
     folder = "/".join(os.path.commonprefix([name.split("/")[:-1] for name in paths])) if pattern else path.rstrip("/")

@@ -15,7 +15,7 @@ import webdataset
 from make_dataset import make_dataset
 
 from shards import plain
-from shards.errors import DatasetError
+from shards.errors import DatasetError, UserError
 from shards.mp4 import Encoder
 from shards.plain import open_data
 from shards.reader import iter_shard
@@ -105,6 +105,19 @@ def test_patterns_name_tars_as_other_tools_do(tmp_path, pattern, paths):
         dataset = open_data(pattern.format(root=root))
         assert [shard.path for shard in dataset.shards] == paths
         assert all(len(list(iter_shard(dataset.shard_url(shard)))) == 1 for shard in dataset.shards)
+
+
+@pytest.mark.parametrize("name", ["data[v2]", "data{a,b}", "what?", "all*"])
+def test_what_exists_is_no_pattern_whatever_its_name(tmp_path, name):
+    make_dataset(tmp_path / name / "published", shorts={"train": 4}, longs={})
+    write(tmp_path / name / "a.tar", 1, image())
+    remote = f"memory://literal-{tmp_path.name}"
+    fsspec.filesystem("memory").put(str(tmp_path), remote, recursive=True)
+    for root in (f"{tmp_path}/{name}", f"{remote}/{name}"):
+        assert "counts" in open_data(f"{root}/published").manifest
+        for url in (f"{root}/a.tar", f"{root}/published/train/short"):
+            dataset = open_data(url)
+            assert all(len(list(iter_shard(dataset.shard_url(shard)))) == shard.samples for shard in dataset.shards)
 
 
 def test_a_tar_is_scanned_once_until_it_changes(tmp_path, own_home, monkeypatch):
@@ -198,7 +211,7 @@ def test_what_is_no_data_is_refused_by_name(tmp_path):
             open_data(str(url))
     (tmp_path / "noise.tar").write_bytes(bytes(range(256)) * 8)
     for url, reason in (("noise.tar", "no samples in its 1 tar"), ("{a", "Unbalanced braces"), ("s3x://b/*.tar", "s3x")):
-        with pytest.raises(DatasetError, match=reason):
+        with pytest.raises(UserError, match=reason):
             open_data(url if "://" in url else f"{tmp_path}/{url}")
     (tmp_path / "noise.tar").unlink()
     make_dataset(tmp_path / "unfinished", shorts={"train": 4}, longs={})
