@@ -59,9 +59,9 @@ def open_data(url: str) -> Dataset:
     Raises DatasetError where there is neither, or where an expansion is unfinished: its tars are not published yet.
     """
     try:
-        pattern = bool(_WILDCARDS & set(url)) and not storage.exists(url)  # a folder may be named like one
-        if not pattern and not url.endswith(".tar") and _begun(url):
+        if not url.endswith(".tar") and _begun(url):
             return open_dataset(url)
+        pattern = bool(_WILDCARDS & set(url)) and not storage.exists(url)  # a folder may be named like one
         root, paths = _find(url, pattern)
     except (ImportError, OSError, ValueError) as error:
         raise DatasetError(f"{url}: cannot list its tars: {' '.join(str(error).split())}") from None
