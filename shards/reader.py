@@ -102,7 +102,7 @@ def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         with storage.open_read(url) as file:
             yield from group_samples((member.name, member.data) for member in tar.scan(file))
     except (OSError, TarError) as error:
-        raise DatasetError(f"{url}: cannot read the tar: {_line(error)}") from None
+        raise _unreadable(url, error) from None
 
 
 def index_tar(url: str, partial: bool = False) -> pa.Table:
@@ -124,10 +124,16 @@ def index_tar(url: str, partial: bool = False) -> pa.Table:
                     content.update(f"{member.name}\0{member.size}\0".encode() + (member.data or b""))
     except (OSError, TarError) as error:
         if not (partial and isinstance(error, TarError)):
-            raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
+            raise _unreadable(url, error) from None
         logger.warning("%s: %s; only the %d samples before that are used", url, _line(error), len(lines))
     table = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
     return table.replace_schema_metadata({CONTENT: content.hexdigest(), EXTENSIONS: " ".join(names)})
+
+
+def _unreadable(url: str, error: Exception) -> DatasetError:
+    remote = isinstance(error, OSError) and storage.local_path(url) is None
+    reason = _line(error).removeprefix(f"{url}: ") + ("; try again, or use a copy" if remote else "")
+    return DatasetError(f"{url}: cannot read the tar: {reason}")
 
 
 def _is_text(name: str) -> bool:

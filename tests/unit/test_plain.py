@@ -167,6 +167,26 @@ def test_a_tar_rewritten_on_a_web_server_is_read_anew(tmp_path, header):
             assert sorted(batch.sentences["caption"]) == [[f"{name} as of second {second}"] for name in "ab"]
 
 
+@pytest.mark.parametrize(
+    "fault, size, reason",
+    [
+        ("whole", 100, "sends whole files where a part is asked for; serve it by"),
+        ("whole", 6_000_000, "sends whole files where a part is asked for; serve it by"),
+        ("cut", 100, "cannot read the tar: .*; try again"),
+    ],
+)
+def test_a_web_server_that_sends_something_else_is_one_line(tmp_path, fault, size, reason):
+    write(tmp_path / "a.tar", 2, {**image(), "bin": bytes(size)})
+    config = {"it": StreamConfig("image", ["caption"], {"video": 0, "caption": 1}, frames=1, batch=2)}
+    with http_files.serve() as (server, root):
+        server.files["a.tar"], server.faults["a.tar"] = (tmp_path / "a.tar").read_bytes(), [fault]
+        with pytest.raises(UserError, match=f"^{root}/a.tar: .*{reason}") as caught:
+            data = open_data(f"{root}/a.tar")
+            with Streams([data], config, DataConfig(size=32, workers=1), 0, 0, 1, no_tokens) as streams:
+                list(streams.batches(0, 1))
+        assert "\n" not in str(caught.value)
+
+
 def test_pages_of_a_picture_changed_in_place_are_not_used_where_the_store_tells(tmp_path):
     write(tmp_path / "a.tar", 1, image())
     with http_files.serve() as (server, root):

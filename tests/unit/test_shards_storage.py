@@ -5,6 +5,7 @@ import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import http_files
 import pytest
 
 from shards import storage
@@ -28,6 +29,15 @@ def test_what_is_written_is_read_back_whole_and_in_ranges(root):
     with storage.open_read(url) as file:
         file.seek(8)
         assert file.read() == b"ij"
+
+
+def test_a_body_that_breaks_off_is_an_os_error(tmp_path):
+    with http_files.serve() as (server, root):
+        server.files["a.bin"], server.faults["a.bin"] = bytes(1000), ["cut"]
+        with storage.open_read(f"{root}/a.bin") as file, pytest.raises(OSError, match="a.bin"):
+            file.read(10)
+        with pytest.raises(OSError, match="a.bin"):
+            storage.read_range(f"{root}/a.bin", 0, 10)
 
 
 def test_a_range_beyond_the_end_is_an_error_not_fewer_bytes(root):
