@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Iterable, Iterator
@@ -69,6 +70,17 @@ class Dataset:
         except (OSError, EOFError, KeyError, TarError) as error:
             raise DatasetError(f"{url}: sample {line['key']} is not where the sidecar says: {_line(error)}") from None
 
+    @contextmanager
+    def using(self, shard: Shard, line: dict) -> Iterator[dict[str, memoryview]]:
+        """`read_sample`, for code that takes the members to be as the format says; DatasetError where they are not."""
+        members = self.read_sample(shard, line)
+        try:
+            yield members
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            wrong = f"it has no {_line(error)}" if isinstance(error, KeyError) else _line(error)
+            where = f"{self.shard_url(shard)}: sample {line['key']}"
+            raise DatasetError(f"{where} is damaged: {wrong}; `gexia shards validate {self.url}` says all") from None
+
 
 def open_dataset(url: str) -> Dataset:
     """Read the manifest of a published dataset; DatasetError where there is none that this version understands."""
@@ -84,6 +96,9 @@ def open_dataset(url: str) -> Dataset:
     if manifest.get("version") != format.VERSION:
         found = manifest.get("version")
         raise DatasetError(f"{where}: format version {found}, this gexia reads version {format.VERSION}")
+    for name, kind in (("digest", str), ("plan_digest", str), ("counts", dict)):
+        if not isinstance(manifest.get(name), kind):
+            raise DatasetError(f"{where}: damaged, it has no {name}; run the job that published the dataset again")
     table = read_parquet(storage.join(url, publish.MANIFEST_PARQUET), format.MANIFEST_SCHEMA)
     return Dataset(url, manifest, [Shard(**line) for line in table.to_pylist()])
 
