@@ -37,6 +37,7 @@ IMPORT_RECORD = "import/import.json"
 # What anybody's WebDataset tars call pictures and videos: the last part of the extension.
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 VIDEOS = frozenset({"mp4", "webm", "mkv", "avi", "mov"})
+TEXTS = frozenset({"json", "txt"})  # all else that is read of their samples
 
 INDEX_DIGITS = 4
 MAX_SAMPLES_PER_SHARD = 10**INDEX_DIGITS

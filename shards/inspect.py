@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from shards import format, stats
+from shards.checks import parse_fields
 from shards.errors import UserError
 from shards.reader import Dataset, Shard
 
@@ -49,11 +50,12 @@ def _print_failures(failures: list[stats.Failure]) -> None:
 
 
 def _print_sample(dataset: Dataset, shard: Shard, line: dict) -> None:
-    members = dataset.read_sample(shard, line)
+    with dataset.using(shard, line) as members:
+        fields = parse_fields(bytes(members["json"]))
     print(f"{shard.path} {line['key']}: bytes {line['offset']:,} to {line['offset'] + line['size']:,}")
     for extension, data in members.items():
         print(f"  {line['key']}.{extension:<12} {len(data):>9,} bytes")
-    print(json.dumps(json.loads(bytes(members["json"])), indent=2, ensure_ascii=False))
+    print(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
 def _find(dataset: Dataset, split: str | None, granularity: str | None, key: str | None) -> tuple[Shard, dict]:

@@ -1,7 +1,9 @@
 """Datasets, shards and samples, read from local paths and fsspec URLs."""
 
+import hashlib
 import json
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Iterable, Iterator
@@ -21,6 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 INDEX_SCHEMA = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("members", pa.int32())])
+# Metadata of an index: a digest of the members' names and sizes and of the texts, and the first sample's extensions.
+CONTENT, EXTENSIONS = b"gexia.content", b"gexia.extensions"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ class Dataset:
         except (OSError, EOFError, KeyError, TarError) as error:
             raise DatasetError(f"{url}: sample {line['key']} is not where the sidecar says: {_line(error)}") from None
 
+    @contextmanager
+    def using(self, shard: Shard, line: dict) -> Iterator[dict[str, memoryview]]:
+        """`read_sample`, for code that takes the members to be as the format says; DatasetError where they are not."""
+        members = self.read_sample(shard, line)
+        try:
+            yield members
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            wrong = f"it has no {_line(error)}" if isinstance(error, KeyError) else _line(error)
+            where = f"{self.shard_url(shard)}: sample {line['key']}"
+            raise DatasetError(f"{where} is damaged: {wrong}; `gexia shards validate {self.url}` says all") from None
+
 
 def open_dataset(url: str) -> Dataset:
     """Read the manifest of a published dataset; DatasetError where there is none that this version understands."""
@@ -81,6 +96,9 @@ def open_dataset(url: str) -> Dataset:
     if manifest.get("version") != format.VERSION:
         found = manifest.get("version")
         raise DatasetError(f"{where}: format version {found}, this gexia reads version {format.VERSION}")
+    for name, kind in (("digest", str), ("plan_digest", str), ("counts", dict)):
+        if not isinstance(manifest.get(name), kind):
+            raise DatasetError(f"{where}: damaged, it has no {name}; run the job that published the dataset again")
     table = read_parquet(storage.join(url, publish.MANIFEST_PARQUET), format.MANIFEST_SCHEMA)
     return Dataset(url, manifest, [Shard(**line) for line in table.to_pylist()])
 
@@ -99,28 +117,42 @@ def iter_shard(url: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         with storage.open_read(url) as file:
             yield from group_samples((member.name, member.data) for member in tar.scan(file))
     except (OSError, TarError) as error:
-        raise DatasetError(f"{url}: cannot read the tar: {_line(error)}") from None
+        raise _unreadable(url, error) from None
 
 
 def index_tar(url: str, partial: bool = False) -> pa.Table:
-    """Samples of any WebDataset tar by one scan of its headers: key, offset, size (bytes), members.
+    """Samples of any WebDataset tar by one scan of its headers and texts: key, offset, size (bytes), members.
 
     partial: of a damaged tar those before the damage, with a warning; otherwise DatasetError.
     The offsets mean what a sidecar's do: [offset, offset + size) holds exactly the sample's members.
     """
-    lines = []
+    lines, names, content = [], [], hashlib.sha256()
     try:
         with storage.open_read(url) as file:
-            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=lambda name: False))
-            for key, group in groupby(((s[0], m) for s, m in keyed if s is not None), key=lambda item: item[0]):
-                members = [member for _, member in group]
+            keyed = ((tar.split_name(m.name), m) for m in tar.scan(file, read=_is_text))
+            for key, group in groupby(((s, m) for s, m in keyed if s is not None), key=lambda item: item[0][0]):
+                splits, members = zip(*group)
+                names = names or [extension for _, extension in splits]
                 first, last = members[0].offset, members[-1].end
                 lines.append({"key": key, "offset": first, "size": last - first, "members": len(members)})
+                for member in members:
+                    content.update(f"{member.name}\0{member.size}\0".encode() + (member.data or b""))
     except (OSError, TarError) as error:
         if not (partial and isinstance(error, TarError)):
-            raise DatasetError(f"{url}: cannot index the tar: {_line(error)}") from None
+            raise _unreadable(url, error) from None
         logger.warning("%s: %s; only the %d samples before that are used", url, _line(error), len(lines))
-    return pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    table = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    return table.replace_schema_metadata({CONTENT: content.hexdigest(), EXTENSIONS: " ".join(names)})
+
+
+def _unreadable(url: str, error: Exception) -> DatasetError:
+    remote = isinstance(error, OSError) and storage.local_path(url) is None
+    reason = _line(error).removeprefix(f"{url}: ") + ("; try again, or use a copy" if remote else "")
+    return DatasetError(f"{url}: cannot read the tar: {reason}")
+
+
+def _is_text(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in format.TEXTS
 
 
 def read_parquet(url: str, schema: pa.Schema) -> pa.Table:

@@ -2,15 +2,16 @@
 
 import base64
 import io
-import json
 from html import escape
 from importlib import resources
 from string import Template
 
+import av
 import numpy as np
 from PIL import Image
 
 from shards import charts, format, stats, storage, video
+from shards.checks import parse_fields
 from shards.reader import Dataset, Shard
 
 REPORT = "report.html"
@@ -106,14 +107,17 @@ def _samples(dataset: Dataset, granularity: str, count: int, about: str) -> str:
     if not chosen:
         return ""
     lines = [(shard, _ok_line(dataset, shard, index)) for shard, index in chosen]
-    card = _long_card if granularity == format.LONG else _short_card
-    cards = "".join(card(dataset, shard, line) for shard, line in lines)
+    cards = "".join(_card(dataset, shard, line) for shard, line in lines)
     return f"<h2>{granularity.capitalize()} samples</h2><p class=soft>{about}</p><div class='cards {granularity}'>{cards}</div>"
 
 
-def _short_card(dataset: Dataset, shard: Shard, line: dict) -> str:
-    members = dataset.read_sample(shard, line)
-    fields = json.loads(bytes(members["json"]))
+def _card(dataset: Dataset, shard: Shard, line: dict) -> str:
+    card = _long_card if shard.granularity == format.LONG else _short_card
+    with dataset.using(shard, line) as members:
+        return card(members, parse_fields(bytes(members["json"])), shard, line)
+
+
+def _short_card(members: dict, fields: dict, shard: Shard, line: dict) -> str:
     text = bytes(members.get("txt", b"")).decode()
     return (
         f"<article class=card>{_sheet(members, range(len(fields['frame_ms'])), _SHORT_FRAMES)}<p class=caption>{escape(text)}</p>"
@@ -121,9 +125,7 @@ def _short_card(dataset: Dataset, shard: Shard, line: dict) -> str:
     )
 
 
-def _long_card(dataset: Dataset, shard: Shard, line: dict) -> str:
-    members = dataset.read_sample(shard, line)
-    fields = json.loads(bytes(members["json"]))
+def _long_card(members: dict, fields: dict, shard: Shard, line: dict) -> str:
     clips = "".join(
         f"<div>{_sheet(members, range(*clip['frames']), _CLIP_FRAMES)}<p>{escape(clip['caption'] or '')}</p></div>"
         for clip in fields["clips"]
@@ -175,7 +177,11 @@ def _sheet(members: dict, frames: range, count: int) -> str:
 
 def _pictures(members: dict, chosen: list[int]) -> list[Image.Image]:
     if format.VIDEO_MEMBER in members:
-        return [Image.fromarray(frame) for frame in video.read_frames(bytes(members[format.VIDEO_MEMBER]), chosen)]
+        try:
+            frames = video.read_frames(bytes(members[format.VIDEO_MEMBER]), chosen)
+        except (video.VideoError, av.error.FFmpegError) as error:
+            raise ValueError(f"{format.VIDEO_MEMBER}: {error}") from None
+        return [Image.fromarray(frame) for frame in frames]
     jpegs = [data for extension, data in members.items() if extension.endswith("jpg")]
     return [Image.open(io.BytesIO(jpegs[index])) for index in chosen]
 

@@ -18,6 +18,7 @@ from shards.errors import UserError
 
 # Errors of os.link where a file system (FAT, many network mounts) has no hard links.
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+_NO_RANGES = "the server sends whole files where a part is asked for; serve it by one with range requests, or copy it"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # what temporary_name makes
 
 
@@ -61,7 +62,27 @@ def open_read(url: str, block_size: int | None = None) -> BinaryIO:
     path = local_path(url)
     if path is not None:
         return open(path, "rb")
-    return _remote(url, "open", "rb", block_size=block_size)
+    return _RemoteFile(url, _remote(url, "open", "rb", block_size=block_size))
+
+
+class _RemoteFile:
+    """An open file of a store; what goes wrong as it is read is an OSError, as of a local file."""
+
+    def __init__(self, url: str, file):
+        self._url, self._file = url, file
+
+    def read(self, size: int = -1) -> bytes:
+        with _as_os_errors(self._url):
+            return self._file.read(size)
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
 
 
 def read_bytes(url: str) -> bytes:
@@ -73,13 +94,17 @@ def read_bytes(url: str) -> bytes:
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """Exactly the bytes [offset, offset + size); EOFError where the file ends before."""
+    """Exactly the bytes [offset, offset + size); EOFError where the file ends before.
+
+    UserError of a server that sends no parts of files."""
     path = local_path(url)
     if path is not None:
         with open(path, "rb", buffering=0) as file:
             data = _pread(file.fileno(), offset, size)
     else:
         data = _remote(url, "cat_file", start=offset, end=offset + size)
+        if len(data) > size:
+            raise UserError(f"{url}: {_NO_RANGES}")
     if len(data) != size:
         raise EOFError(f"{url}: {len(data)} bytes at offset {offset}, wanted {size}")
     return data
@@ -164,14 +189,17 @@ def publish_file(local: str, url: str) -> None:
         os.unlink(local)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    if os.stat(local).st_dev != os.stat(os.path.dirname(path) or ".").st_dev:
-        beside = temporary_name(path)
-        shutil.copyfile(local, beside)
+    folder = os.path.dirname(path) or "."
+    if os.stat(local).st_dev == os.stat(folder).st_dev:
+        _sync(local)
+        os.replace(local, path)
+    else:
+        with _temporary_beside(path) as copy:
+            shutil.copyfile(local, copy)
+            _sync(copy)
+            os.replace(copy, path)
         os.unlink(local)
-        local = beside
-    _sync(local)
-    os.replace(local, path)
-    _sync(os.path.dirname(path) or ".")
+    _sync(folder)
 
 
 def delete(url: str) -> None:
@@ -225,6 +253,8 @@ def _as_os_errors(url: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
+        if "support range requests" in str(error):  # fsspec's words, in a ValueError
+            raise UserError(f"{url}: {_NO_RANGES}") from None
         raise OSError(f"{url}: {error}") from error
 
 
@@ -246,14 +276,21 @@ def _pread(fd: int, offset: int, size: int) -> bytes:
 def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """A flushed temporary file with the data, beside the final path; removed if it is still there afterwards."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = temporary_name(path)
-    try:
+    with _temporary_beside(path) as temporary:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
         _sync(os.path.dirname(path) or ".")
+
+
+@contextmanager
+def _temporary_beside(path: str) -> Iterator[str]:
+    """A name for a temporary file, which is removed if it is still there afterwards."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

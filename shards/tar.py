@@ -11,6 +11,7 @@ _ZERO = bytes(TAR_BLOCK)
 _PIECE = 1 << 24
 _REGULAR = b"0\0"
 _PAX, _GNU_LONG_NAME = b"x", b"L"
+_EXTENSIONS = (_PAX, _GNU_LONG_NAME)  # headers that belong to the next one, whatever that is
 
 
 class TarError(ValueError):
@@ -57,11 +58,12 @@ def parse_members(buffer) -> list[tuple[str, memoryview]]:
         at = start + padded(size)
         if at > length:
             raise TarError(f"cut at byte {length}: {name} ends at {at}")
+        if kind in _EXTENSIONS:
+            long_name = _long_name(kind, view[start : start + size]) or long_name
+            continue
         if kind in _REGULAR:
             members.append((long_name or name, view[start : start + size]))
-            long_name = None
-        else:
-            long_name = _long_name(kind, view[start : start + size]) or long_name
+        long_name = None
     return members
 
 
@@ -87,13 +89,12 @@ def scan(file: BinaryIO, read: Callable[[str], bool] = lambda name: True) -> Ite
             data = data[:size]
         else:
             file.seek(at)
+        if kind in _EXTENSIONS:
+            long_name = _long_name(kind, data) or long_name
+            continue
         if regular:
             yield Member(long_name or name, first, start, size, at, data)
-            first, long_name = None, None
-        else:
-            long_name = _long_name(kind, data) or long_name
-            if kind not in (_PAX, _GNU_LONG_NAME):
-                first = None
+        first, long_name = None, None
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -138,11 +139,9 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def _long_name(kind: bytes, data) -> str | None:
-    """The name that an extension header gives the next file, if it is one that does."""
+    """The name that an extension header gives the next member, if it gives one."""
     try:
-        if kind == _GNU_LONG_NAME:
-            return bytes(data).rstrip(b"\0").decode()
-        return _pax_path(bytes(data)) if kind == _PAX else None
+        return _pax_path(bytes(data)) if kind == _PAX else bytes(data).rstrip(b"\0").decode()
     except ValueError:
         raise TarError("damaged extension header") from None
 

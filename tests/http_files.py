@@ -8,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Files:
-    """`files`: path -> bytes. `faults`: path -> what its next GETs do instead, one item a GET: a status, "stall", or
-    "cut" (the connection ends in mid-body). `delay`: seconds before each answer. `ranges`: what was asked for. `active`, `most_active`: GETs at a time."""
+    """`files`: path -> bytes. `faults`: path -> what its next GETs do instead, one item a GET: a status, "stall", "cut"
+    (the connection ends in mid-body) or "whole" (ranges are not known). `headers`: further ones of every answer.
+    `delay`: seconds before each answer. `ranges`: what was asked for. `active`, `most_active`: GETs at a time."""
 
     def __init__(self):
-        self.files, self.faults, self.ranges = {}, {}, []
+        self.files, self.faults, self.headers, self.ranges = {}, {}, {}, []
         self.active = self.most_active = 0
         self.delay = 0.0
         self.lock, self.release = threading.Lock(), threading.Event()
@@ -51,7 +52,8 @@ def serve():
             fault = (faults.pop(0) if len(faults) > 1 else faults[0]) if faults and body else None
             if isinstance(fault, int) or path not in state.files:
                 return self.head(fault or 404, 0)
-            data, asked = state.files[path], re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            wanted = "" if fault == "whole" else self.headers.get("Range", "")
+            data, asked = state.files[path], re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
             first, last = (int(asked[1]), int(asked[2] or len(data) - 1)) if asked else (0, len(data) - 1)
             part = data[first : last + 1]
             self.head(206 if asked else 200, len(part), f"bytes {first}-{first + len(part) - 1}/{len(data)}" if asked else None)
@@ -70,6 +72,8 @@ def serve():
             self.send_response(status)
             self.send_header("Content-Length", str(length))
             self.send_header("Accept-Ranges", "bytes")
+            for name, value in state.headers.items():
+                self.send_header(name, value)
             if content_range:
                 self.send_header("Content-Range", content_range)
             self.end_headers()

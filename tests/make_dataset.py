@@ -22,12 +22,14 @@ def make_dataset(
     seed=0,
     mp4=False,
     captions=None,
+    summaries=True,
 ) -> None:
     """Write a dataset to `root`: for each split `rows` rows with its short (and image) and long samples.
 
     `size` is (width, height) of the frames. Every sample has its own text; short and image samples of one clip, and
     long samples with their clips, share the catalog's ids. The last row may have fewer samples, or none. `mp4`: short
     and long samples have one video instead of JPEG files.
+    `summaries`: long samples have one; without, as compress.backend none leaves them.
     `captions`: number of a short sample in its split -> how many captions it has, as imported benchmarks may.
     """
     root, rng = str(root), np.random.default_rng(seed)
@@ -45,6 +47,10 @@ def make_dataset(
                 format.IMAGE: [_short(rng, c, 1, size) for c in short],
                 format.LONG: [_long(rng, g, long_frames, size) for g in groups],
             }
+            for sample in [] if summaries else samples[format.LONG]:
+                for views in (sample["texts"], sample["meta"]["sentences"]):
+                    del views["summary"]
+                sample["meta"]["summary"] = None
             for sample in [*samples[format.SHORT], *samples[format.LONG]] if mp4 else []:
                 sample["frames"] = _video(sample["frames"])
             shards = {granularity: _write(root, split, granularity, row, made) for granularity, made in samples.items()}

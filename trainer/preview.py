@@ -2,14 +2,15 @@
 
 import argparse
 import base64
+from contextlib import suppress
+from dataclasses import replace
 from html import escape
-from pathlib import Path
 
 import simplejpeg
 import torch
 
-from shards import format
-from shards.errors import UserError
+from shards import format, storage
+from shards.errors import DatasetError, UserError
 from shards.plain import open_data
 from shards.reader import Dataset
 from trainer.config import PretrainConfig, parse
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--samples", type=int, default=8, help="of each batch, at most")
     parser.add_argument("--output", default="preview.html")
     args = parser.parse_args(argv)
+    storage.check_file(args.output, "--output")
     config = parse(PretrainConfig, ["--config", args.config] if args.config else [])
     datasets = [open_data(url) for url in args.data]
     streams = config.streams or _fitting(datasets, config.loader.split)
@@ -59,22 +61,36 @@ def main(argv: list[str]) -> int:
         with Streams(datasets, {name: stream}, config.loader, config.seed, 0, 1, tokenizer) as running:
             shown = "".join(_batch(batch, args.samples) for batch in running.batches(0, args.batches))
         body.append(f"<h2>{escape(name)}</h2><p class=soft>{escape(str(stream))}</p>{shown}")
-    Path(args.output).write_text(_PAGE.format(seed=config.seed, body="".join(body)))
+    storage.write_bytes_atomic(args.output, _PAGE.format(seed=config.seed, body="".join(body)).encode())
     print(args.output)
     return 0
 
 
 def _fitting(datasets: list[Dataset], split: str) -> dict[str, StreamConfig]:
-    """The default streams that the datasets have samples for, no batch larger than there are."""
+    """The default streams that the datasets have samples for, with the text views that these have, and no batch larger
+    than there are samples."""
     streams = {}
     for name, stream in _STREAMS.items():
         samples = sum(shard.samples for dataset in datasets for shard in dataset.select(split, stream.folder))
         if samples:
-            stream.batch = min(stream.batch, samples)
-            streams[name] = stream
+            absent = set().union(*(_absent(dataset, split, stream.folder) for dataset in datasets))
+            texts = [view for view in stream.texts if view not in absent]
+            streams[name] = replace(stream, batch=min(stream.batch, samples), texts=texts)
     if not streams:
         raise UserError(f"{datasets[0].url}: no {', '.join(format.GRANULARITIES)} samples in the split {split}")
     return streams
+
+
+def _absent(dataset: Dataset, split: str, folder: str) -> set[str]:
+    """Text views that a dataset's first sample does not have: without compress there are no summaries. The first view
+    may be in the json instead."""
+    for shard in dataset.select(split, folder):
+        with suppress(DatasetError):  # the page's own reading replaces what is damaged, and says so
+            for line in dataset.sidecar(shard).to_pylist():
+                if line["status"] == "ok":
+                    members = dataset.read_sample(shard, line)
+                    return {view for view, name in list(format.TEXT_VIEWS[folder].items())[1:] if name not in members}
+    return set()
 
 
 def _batch(batch: Batch, samples: int) -> str:

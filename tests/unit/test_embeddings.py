@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+import webdataset
 from accelerate import Accelerator
-from make_dataset import make_dataset
+from make_dataset import jpeg, make_dataset
 from make_model import tiny_model
 
+from shards.plain import open_data
 from shards.reader import open_dataset
 from trainer import embeddings
 from trainer.data_config import DataConfig
@@ -83,6 +86,18 @@ def test_kept_embeddings_are_taken_again_and_never_for_another_model_or_recipe(m
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert torch.equal(embedder(model, tmp_path)(dataset, "short", 4, ITER)["caption"].rows, first["caption"].rows)
     assert len(reads) == 4
+
+
+def test_corrected_captions_of_plain_tars_are_embedded_anew(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    picture, found = jpeg(np.random.default_rng(0), (40, 40)), []
+    for caption in ("a red ball", "a sad bull"):
+        (tmp_path / "val").mkdir(exist_ok=True)
+        with webdataset.TarWriter(str(tmp_path / "val/a.tar")) as tar:
+            tar.write({"__key__": "0", "jpg": picture, "txt": caption})
+        dataset = open_data(str(tmp_path))
+        found.append(embedder(model, tmp_path / "kept")(dataset, "image", 1, {"caption": 1})["caption"].rows)
+    assert not torch.equal(*found)
 
 
 def test_what_a_sample_was_left_out_of_is_not_kept_and_videos_and_texts_stay_pairs(model, tmp_path):

@@ -6,18 +6,22 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import http_files
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 import webdataset
 from make_dataset import make_dataset
 
 from shards import plain
-from shards.errors import DatasetError
+from shards.errors import DatasetError, UserError
 from shards.mp4 import Encoder
 from shards.plain import open_data
 from shards.reader import iter_shard
+from trainer.data_config import DataConfig, StreamConfig
 from trainer.decode import Recipe, decode_sample
+from trainer.stream import Streams
 
 JPEG = simplejpeg.encode_jpeg(np.full((40, 48, 3), 90, np.uint8))
 
@@ -48,6 +52,10 @@ def film(frames=6) -> dict[str, bytes]:
     for number in range(frames):
         encoder.write(np.full((48, 64, 3), 30 * number, np.uint8), 40 * number)
     return {"mp4": encoder.close(), "txt": b"it gets brighter", "json": b'{"caption": "it gets brighter", "videoID": "7"}'}
+
+
+def no_tokens(texts: list[str]) -> torch.Tensor:
+    return torch.zeros(len(texts), 4, dtype=torch.int64)
 
 
 def test_folders_say_split_and_granularity_and_otherwise_the_first_sample_does(tmp_path):
@@ -99,6 +107,19 @@ def test_patterns_name_tars_as_other_tools_do(tmp_path, pattern, paths):
         assert all(len(list(iter_shard(dataset.shard_url(shard)))) == 1 for shard in dataset.shards)
 
 
+@pytest.mark.parametrize("name", ["data[v2]", "data{a,b}", "what?", "all*"])
+def test_what_exists_is_no_pattern_whatever_its_name(tmp_path, name):
+    make_dataset(tmp_path / name / "published", shorts={"train": 4}, longs={})
+    write(tmp_path / name / "a.tar", 1, image())
+    remote = f"memory://literal-{tmp_path.name}"
+    fsspec.filesystem("memory").put(str(tmp_path), remote, recursive=True)
+    for root in (f"{tmp_path}/{name}", f"{remote}/{name}"):
+        assert "counts" in open_data(f"{root}/published").manifest
+        for url in (f"{root}/a.tar", f"{root}/published/train/short"):
+            dataset = open_data(url)
+            assert all(len(list(iter_shard(dataset.shard_url(shard)))) == shard.samples for shard in dataset.shards)
+
+
 def test_a_tar_is_scanned_once_until_it_changes(tmp_path, own_home, monkeypatch):
     scanned = []
     real = plain.index_tar
@@ -113,6 +134,67 @@ def test_a_tar_is_scanned_once_until_it_changes(tmp_path, own_home, monkeypatch)
     assert changed.manifest["digest"] != digests[0]
     moved = shutil.copytree(tmp_path, tmp_path.with_name("moved"))
     assert open_data(str(moved)).manifest["digest"] == changed.manifest["digest"]
+
+
+def test_a_corrected_caption_is_another_dataset_and_a_copy_is_the_same(tmp_path):
+    for name, caption in {"old": "a red ball", "new": "a sad bull"}.items():
+        write(tmp_path / name / "a.tar", 3, image(caption))
+    sizes = {path.stat().st_size for path in tmp_path.glob("*/a.tar")}
+    shutil.copy(tmp_path / "old/a.tar", tmp_path / "copy.tar")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy.tar").rename(tmp_path / "copy/a.tar")
+    os.utime(tmp_path / "copy/a.tar", (1, 1))
+    old, new, copy = (open_data(str(tmp_path / name)) for name in ("old", "new", "copy"))
+    assert len(sizes) == 1 and old.manifest["digest"] == copy.manifest["digest"] != new.manifest["digest"]
+    assert old.shards[0].sha256 != copy.shards[0].sha256  # which names cached pages
+
+
+@pytest.mark.parametrize("header", [None, "ETag", "Last-Modified"])
+def test_a_tar_rewritten_on_a_web_server_is_read_anew(tmp_path, header):
+    """Of the same size: first with other captions in the same places, then in another order."""
+    settings = {"size": 32, "workers": 0, "cache_dir": str(tmp_path / "pages"), "crop": "centre"}
+    config = {"it": StreamConfig("image", ["caption"], {"video": 0, "caption": 1}, frames=1, batch=2)}
+    with http_files.serve() as (server, root):
+        for second, names in enumerate(("ab", "ab", "ba")):
+            path, time = tmp_path / "a.tar", f"Mon, 01 Jan 2024 00:00:0{second} GMT"
+            with webdataset.TarWriter(str(path), mtime=0) as tar:
+                for name in names:
+                    tar.write({"__key__": name, **image(f"{name} as of second {second}")})
+            server.files["a.tar"], server.headers = path.read_bytes(), {header: time} if header else {}
+            with Streams([open_data(f"{root}/a.tar")], config, DataConfig(**settings), 0, 0, 1, no_tokens) as streams:
+                (batch,) = streams.batches(0, 1)
+            assert not streams.failures
+            assert sorted(batch.sentences["caption"]) == [[f"{name} as of second {second}"] for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    "fault, size, reason",
+    [
+        ("whole", 100, "sends whole files where a part is asked for; serve it by"),
+        ("whole", 6_000_000, "sends whole files where a part is asked for; serve it by"),
+        ("cut", 100, "cannot read the tar: .*; try again"),
+    ],
+)
+def test_a_web_server_that_sends_something_else_is_one_line(tmp_path, fault, size, reason):
+    write(tmp_path / "a.tar", 2, {**image(), "bin": bytes(size)})
+    config = {"it": StreamConfig("image", ["caption"], {"video": 0, "caption": 1}, frames=1, batch=2)}
+    with http_files.serve() as (server, root):
+        server.files["a.tar"], server.faults["a.tar"] = (tmp_path / "a.tar").read_bytes(), [fault]
+        with pytest.raises(UserError, match=f"^{root}/a.tar: .*{reason}") as caught:
+            data = open_data(f"{root}/a.tar")
+            with Streams([data], config, DataConfig(size=32, workers=1), 0, 0, 1, no_tokens) as streams:
+                list(streams.batches(0, 1))
+        assert "\n" not in str(caught.value)
+
+
+def test_pages_of_a_picture_changed_in_place_are_not_used_where_the_store_tells(tmp_path):
+    write(tmp_path / "a.tar", 1, image())
+    with http_files.serve() as (server, root):
+        server.files["a.tar"], names = (tmp_path / "a.tar").read_bytes(), set()
+        for tag in "ab":
+            server.headers = {"ETag": tag}
+            names.add(open_data(f"{root}/a.tar").shards[0].sha256)
+        assert len(names) == 2
 
 
 def test_where_nothing_can_be_written_the_index_goes_home_or_nowhere(tmp_path, own_home, monkeypatch):
@@ -149,7 +231,7 @@ def test_what_is_no_data_is_refused_by_name(tmp_path):
             open_data(str(url))
     (tmp_path / "noise.tar").write_bytes(bytes(range(256)) * 8)
     for url, reason in (("noise.tar", "no samples in its 1 tar"), ("{a", "Unbalanced braces"), ("s3x://b/*.tar", "s3x")):
-        with pytest.raises(DatasetError, match=reason):
+        with pytest.raises(UserError, match=reason):
             open_data(url if "://" in url else f"{tmp_path}/{url}")
     (tmp_path / "noise.tar").unlink()
     make_dataset(tmp_path / "unfinished", shorts={"train": 4}, longs={})

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
+from edit_dataset import edit_manifest_json
 from hypothesis import given
 from hypothesis import strategies as st
 from make_dataset import make_dataset
@@ -93,6 +94,38 @@ def test_the_report_is_one_page_that_loads_nothing(good, tmp_path, capsys):
         ]
         assert sum(shown) == count
     assert "no &lt;frame&gt; decodes" in page and "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize(
+    "old, new, reason, shown_by",
+    [
+        (b"{", b"[", "json is not valid", ("inspect", "report")),
+        (b'"frame_ms"', b'"frame_mX"', "it has no 'frame_ms'", ("report",)),
+        (b'"clips"', b'"clipX"', "it has no 'clips'", ("report",)),
+        (b"\xff\xd8\xff", bytes(3), "cannot identify image", ("report",)),
+        (b".json", b".jsoX", "it has no 'json'", ("inspect", "report")),
+        (b"moov", b"mooX", "mp4: ", ("report",)),
+    ],
+)
+def test_a_damaged_sample_is_one_line_that_names_it(tmp_path, capsys, old, new, reason, shown_by):
+    mp4 = old == b"moov"
+    make_dataset(tmp_path, shorts={"train": 2}, longs={"train": 1}, rows=1, size=(48, 32), mp4=mp4)
+    for path in tmp_path.rglob("*.tar"):
+        path.write_bytes(path.read_bytes().replace(old, new))
+    for command in shown_by:
+        assert gexia.main(["shards", command, str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert re.search(rf"train/\w+/00000.tar: sample 0+ is damaged: {reason}", error) and error.count("\n") == 1
+        assert f"gexia shards validate {tmp_path}" in error
+
+
+@pytest.mark.parametrize("name", ["digest", "plan_digest", "counts"])
+@pytest.mark.parametrize("command", ["inspect", "report", "validate"])
+def test_a_manifest_that_lacks_something_is_named(tmp_path, capsys, name, command):
+    make_dataset(tmp_path, shorts={"train": 1}, longs={}, rows=1, size=(48, 32))
+    edit_manifest_json(tmp_path, **{name: None})
+    assert gexia.main(["shards", command, str(tmp_path)]) == 2
+    assert f"manifest.json: damaged, it has no {name}" in capsys.readouterr().err
 
 
 def test_texts_cannot_break_out_of_the_page(tmp_path):

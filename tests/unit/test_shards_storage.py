@@ -1,9 +1,11 @@
 """Local paths, file:// and memory:// behave alike; a published file is whole, and the first writer wins."""
 
 import os
+import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import http_files
 import pytest
 
 from shards import storage
@@ -27,6 +29,15 @@ def test_what_is_written_is_read_back_whole_and_in_ranges(root):
     with storage.open_read(url) as file:
         file.seek(8)
         assert file.read() == b"ij"
+
+
+def test_a_body_that_breaks_off_is_an_os_error(tmp_path):
+    with http_files.serve() as (server, root):
+        server.files["a.bin"], server.faults["a.bin"] = bytes(1000), ["cut"]
+        with storage.open_read(f"{root}/a.bin") as file, pytest.raises(OSError, match="a.bin"):
+            file.read(10)
+        with pytest.raises(OSError, match="a.bin"):
+            storage.read_range(f"{root}/a.bin", 0, 10)
 
 
 def test_a_range_beyond_the_end_is_an_error_not_fewer_bytes(root):
@@ -94,6 +105,25 @@ def test_publishing_from_another_file_system_is_a_move_too(tmp_path):
     storage.publish_file(local, str(tmp_path / "out" / "a.tar"))
     assert (tmp_path / "out" / "a.tar").read_bytes() == b"shard"
     assert os.listdir(tmp_path / "out") == ["a.tar"] and not os.path.exists(local)
+
+
+def test_a_copy_to_another_file_system_that_fails_leaves_the_local_file_and_nothing_else(tmp_path, monkeypatch):
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is on the same file system")
+
+    def full(source, target):
+        with open(target, "wb") as file:
+            file.write(b"sh")
+        raise OSError(28, "No space left on device")
+
+    local = f"/dev/shm/{uuid.uuid4().hex}.tmp"
+    with open(local, "wb") as file:
+        file.write(b"shard")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.publish_file(local, str(tmp_path / "out" / "a.tar"))
+    assert os.listdir(tmp_path / "out") == []
+    os.unlink(local)
 
 
 def test_what_killed_writers_left_can_be_removed_and_nothing_else(tmp_path):

@@ -278,6 +278,20 @@ def test_tars_with_pax_and_gnu_long_names_are_read_and_indexed(tmp_path):
         assert {k: {e: bytes(v) for e, v in f.items()} for k, f in by_offsets(path, index)} == expected
 
 
+@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_folders_long_name_stays_its_own(tmp_path, tar_format):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tar_format) as archive:
+        archive.addfile(directory("folder" * 20))
+        for name in ("0001.jpg", "0001.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    with open(path, "rb") as file:
+        assert [member.name for member in scan(file)] == ["0001.jpg", "0001.txt"]
+    assert [name for name, _ in reader.parse_members(path.read_bytes())] == ["0001.jpg", "0001.txt"]
+
+
 def directory(name: str) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = tarfile.DIRTYPE
