@@ -11,7 +11,7 @@ import numpy as np
 from shards import format, storage
 from shards.errors import DatasetError, UserError
 from shards.reader import Dataset, Shard, index_tar
-from trainer.tars import Tar
+from trainer.tars import Tar, is_store_failure, try_again
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Index:
     def _read(self, number: int) -> tuple[np.ndarray, int]:
         dataset, shard = self.shards[number]
         try:
-            table = dataset.sidecar(shard)
+            table = try_again(lambda: dataset.sidecar(shard))
             table = table.filter(np.equal(table["status"].to_numpy(zero_copy_only=False), "ok"))
         except DatasetError as error:
             logger.warning("%s; its tar is scanned instead", error)
@@ -71,8 +71,10 @@ class Index:
 
     def _scan(self, number: int):
         try:
-            return index_tar(self.tars[number].url, partial=True)
+            return try_again(lambda: index_tar(self.tars[number].url, partial=True))
         except DatasetError as error:
+            if is_store_failure(error):  # an index without samples would leave the shard out for the rest of the run
+                raise UserError(f"{error}; go on when the store answers again") from None
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
 

@@ -8,10 +8,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fsspec
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from test_stream import SHORT, content, contents, own_root, root, streams  # noqa: F401
 
 from shards.errors import UserError
@@ -70,6 +72,47 @@ def test_a_tar_without_sidecar_is_scanned_and_gives_the_same_batches(own_root):
     for sidecar in own_root.glob("train/*/*.parquet"):
         sidecar.unlink()
     assert contents(own_root, steps=5) == with_sidecars
+
+
+@pytest.fixture
+def failing(own_root, monkeypatch):
+    """own_root as a memory:// URL, and a list of (path, how often) whose next reads fail."""
+    remote, faults = fsspec.filesystem("memory"), []
+    remote.put(str(own_root), "/gexia-faults", recursive=True)
+
+    def may_fail(method):
+        def read(self, path, *args, **kwargs):
+            for fault in faults:
+                if path.endswith(fault[0]) and fault[1] > 0:
+                    fault[1] -= 1
+                    raise OSError("503 Slow Down")
+            return method(self, path, *args, **kwargs)
+
+        return read
+
+    for name in ("cat_file", "_open"):
+        monkeypatch.setattr(MemoryFileSystem, name, may_fail(getattr(MemoryFileSystem, name)))
+    yield "memory://gexia-faults", faults
+    remote.rm("/gexia-faults", recursive=True)
+
+
+def test_an_outage_while_indexes_are_read_changes_nothing(own_root, failing, caplog):
+    url, faults = failing
+    expected = contents(own_root, steps=6, configs=SHORT)
+    fsspec.filesystem("memory").rm("/gexia-faults/train/short/00000.parquet")  # that tar is scanned
+    with streams(url, SHORT) as stream:
+        faults += [["short/00000.tar", 1], ["short/00001.parquet", 2]]
+        assert [content(batch) for batch in stream.batches(0, 6)] == expected
+        assert not stream.failures and faults == [["short/00000.tar", 0], ["short/00001.parquet", 0]]
+    assert "00001.parquet" not in caplog.text
+
+
+def test_a_store_that_keeps_failing_ends_the_run_instead_of_leaving_the_shard_out(failing):
+    url, faults = failing
+    with streams(url, SHORT) as stream:
+        faults += [["short/00001.parquet", 99], ["short/00001.tar", 99]]
+        with pytest.raises(UserError, match="short/00001.tar: cannot index the tar: 503 Slow Down; go on when the store"):
+            next(stream.batches(0, 1))
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
