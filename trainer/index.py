@@ -33,7 +33,7 @@ class Index:
     def spans(self, shards: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(offset, size) in the tar of samples given as (shard, index inside it), int64 arrays of one length.
 
-        A sample that the shard's index does not have gets size 0.
+        A sample that the shard's index does not have, or has outside the tar, gets size 0.
         """
         self._load(np.unique(shards))
         offsets, sizes = np.zeros(len(shards), np.int64), np.zeros(len(shards), np.int64)
@@ -67,7 +67,9 @@ class Index:
             table = self._scan(number)
         if len(table) != shard.samples:
             logger.warning("%s: %d samples, the manifest says %d", self.tars[number].url, len(table), shard.samples)
-        return _packed(np.stack([table["offset"].to_numpy(), table["size"].to_numpy()]))
+        offsets, sizes = (table[name].to_numpy() for name in ("offset", "size"))
+        inside = (offsets >= 0) & (sizes >= 0) & (sizes <= self.tars[number].length - offsets)
+        return _packed(np.where(inside, [offsets, sizes], 0).astype(np.int64))
 
     def _scan(self, number: int):
         try:
@@ -81,7 +83,7 @@ class Index:
 
 def _packed(spans: np.ndarray) -> tuple[np.ndarray, int]:
     """Numbers of bytes and their unit: tar blocks in half the memory, unless some are none, as in a damaged index."""
-    if spans.size and (spans.min() < 0 or (spans % format.TAR_BLOCK).any() or spans.max() >= format.TAR_BLOCK << 32):
+    if (spans % format.TAR_BLOCK).any() or spans.max(initial=0) >= format.TAR_BLOCK << 32:
         return spans, 1
     return (spans // format.TAR_BLOCK).astype(np.uint32), format.TAR_BLOCK
 

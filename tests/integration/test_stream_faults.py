@@ -74,6 +74,22 @@ def test_a_tar_without_sidecar_is_scanned_and_gives_the_same_batches(own_root):
     assert contents(own_root, steps=5) == with_sidecars
 
 
+@pytest.mark.parametrize(
+    "column, value", [("size", 1 << 40), ("size", 1 << 62), ("size", -51200), ("offset", -512), ("offset", 1 << 62), ("offset", None)]
+)
+def test_a_sidecar_that_points_outside_its_tar_costs_that_sample_alone(own_root, column, value):
+    sidecar = own_root / "train/short/00000.parquet"
+    table = pq.read_table(sidecar)
+    values = table[column].to_pylist()
+    values[3] = value
+    healthy = contents(own_root, steps=3, configs=SHORT)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(values, pa.int64())), sidecar)
+    with streams(own_root, SHORT) as stream:
+        damaged = [content(batch) for batch in stream.batches(0, 3)]
+        assert dict(stream.failures) == {("bad_index", str(sidecar.with_suffix(".tar"))): 1}
+    assert sum(i != j for a, b in zip(healthy, damaged) for i, j in zip(a[2], b[2])) == 1
+
+
 @pytest.fixture
 def failing(own_root, monkeypatch):
     """own_root as a memory:// URL, and a list of (path, how often) whose next reads fail."""
