@@ -169,11 +169,20 @@ def decode_row(
             if candidate in window.failed:
                 raise SampleError(*window.failed[candidate])
             data = store.read(window.base + int(window.places[candidate]), int(window.sizes[candidate]))
-            return Row(row, decode_sample(data, recipe, window.epoch, out), failure)
+            return Row(row, _decode(data, recipe, window.epoch, out), failure)
         except SampleError as error:
             failure = failure or Failure(error.kind, int(window.shards[candidate]), str(error))
     out[:] = 0
     return Row(row, None, failure)
+
+
+def _decode(data: bytes, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
+    try:
+        return decode_sample(data, recipe, epoch, out)
+    except (SampleError, MemoryError, OSError):
+        raise
+    except Exception as error:  # an odd sample that no check foresaw: the run does not end for it
+        raise SampleError("bad_sample", f"{type(error).__name__}: {error}") from error
 
 
 @dataclass
