@@ -8,16 +8,20 @@ hangs is replaced, and its tasks are given out again; what made it die or hang t
 import logging
 import mmap
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -63,6 +67,7 @@ class _Process:
 
     process: subprocess.Popen
     connection: Connection
+    outbox: SimpleQueue  # pickled messages to it; None ends them
     progress: list[Progress]
     heard: float  # when it last answered, or got work
     started: bool = False
@@ -240,9 +245,11 @@ class Pool:
         command = [sys.executable, "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
         process = subprocess.Popen(command, pass_fds=fds, env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
-        ours.send(self._tars)
+        outbox = SimpleQueue()
+        threading.Thread(target=_send_all, args=(outbox, ours), daemon=True).start()
+        outbox.put(pickle.dumps(self._tars))
         progress = [Progress(cells) for cells in self._cells[number]]
-        return _Process(process, ours, progress, heard=time.monotonic())
+        return _Process(process, ours, outbox, progress, heard=time.monotonic())
 
     def _give(self, task: ReadTask | DecodeTask, job: _Job) -> int:
         """Give a task to the worker with least to do; returns its number."""
@@ -258,10 +265,7 @@ class Pool:
             worker.heard = time.monotonic()
         worker.tasks.add(number)
         worker.load += _load(task)
-        try:
-            worker.connection.send((number, task))
-        except (BrokenPipeError, ConnectionError):
-            pass  # it died: `_hear` finds out, and gives the task out again
+        worker.outbox.put(pickle.dumps((number, task)))
 
     def _hear(self, since: float, head: _Job) -> None:
         """Take the workers' answers; wait a second for one if there is none. `since`: when this wait began."""
@@ -322,7 +326,7 @@ class Pool:
 
     def _replace(self, worker: _Process, what: str) -> None:
         """Start another worker in place of one that died or hangs, and give it the same tasks."""
-        worker.process.kill()
+        _end(worker)
         number = self._workers.index(worker)
         current = [entry for entry in map(Progress.current, worker.progress) if entry]
         doing = self._doing(worker) or "nothing"
@@ -331,7 +335,6 @@ class Pool:
             raise UserError("data workers do not start; their errors are above")
         self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)
         self._workers[number] = self._start(number)
-        worker.connection.close()
         for task in sorted(worker.tasks):
             self._send(task, self._workers[number])
 
@@ -372,11 +375,23 @@ class Pool:
 
     def _stop(self) -> None:
         for worker in self._workers:
-            worker.connection.close()
-            worker.process.kill()
+            _end(worker)
         for worker in self._workers:
             worker.process.wait()
         self._workers, self._tasks, self._readers = [], {}, {}
+
+
+def _send_all(outbox: SimpleQueue, connection: Connection) -> None:
+    """A thread's work, so that a worker that takes nothing in blocks nobody else; closes the connection at last."""
+    while (message := outbox.get()) is not None:
+        with suppress(OSError):  # it died: `_hear` finds out, and gives its tasks out again
+            connection.send_bytes(message)
+    connection.close()
+
+
+def _end(worker: _Process) -> None:
+    worker.process.kill()
+    worker.outbox.put(None)
 
 
 def _shape(plan: BatchPlan) -> tuple[int, ...]:

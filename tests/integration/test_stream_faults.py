@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from test_stream import SHORT, content, contents, own_root, root, streams  # noqa: F401
+from make_dataset import make_dataset
+from test_stream import SHORT, STREAMS, content, contents, own_root, root, streams  # noqa: F401
 
 from shards.errors import UserError
 from shards.reader import open_dataset
@@ -151,6 +153,22 @@ def test_a_frozen_worker_is_named_and_replaced(root, caplog):
     expected = contents(root, steps=20)
     got = []
     with streams(root, workers=2, prefetch=1, read_seconds=1.5) as stream:
+        for step, batch in enumerate(stream.batches(0, 20)):
+            got.append(content(batch))
+            if step == 3:
+                workers_of(os.getpid())[0].send_signal(signal.SIGSTOP)
+    assert got == expected
+    assert "made no progress for 2 s" in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_a_frozen_worker_that_takes_no_more_messages_is_replaced(tmp_path, caplog):
+    """One lane, so that its window, and with it every task, is large: more than a socket holds of them lie ahead."""
+    make_dataset(tmp_path, shorts={"train": 2000}, longs={}, rows=1, size=(16, 16), frames=1)
+    configs = {"svst": replace(STREAMS["svst"], frames=1, lanes=1)}
+    expected = contents(tmp_path, steps=20, configs=configs)
+    got = []
+    with streams(tmp_path, configs, workers=2, read_seconds=1.5) as stream:
         for step, batch in enumerate(stream.batches(0, 20)):
             got.append(content(batch))
             if step == 3:
