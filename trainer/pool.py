@@ -69,7 +69,7 @@ class _Process:
     connection: Connection
     outbox: SimpleQueue  # pickled messages to it; None ends them
     progress: list[Progress]
-    heard: float  # when it last answered, or got work
+    heard: float  # when it started, last answered, or got work after it had none
     started: bool = False
     tasks: set[int] = field(default_factory=set)  # given to it, without an answer
     load: int = 0  # rows and windows in those tasks
@@ -130,6 +130,8 @@ class Pool:
         self._tasks: dict[int, tuple[ReadTask | DecodeTask, _Job]] = {}
         self._readers: dict[Key, int] = {}  # window -> its read task, while that has no answer
         self._attempts: Counter = Counter()
+        self._heard = 0.0  # when a worker last had data to show for a task
+        self._replaced = False  # whether any worker was
         self._next_task = 0
 
     def run(self, plans: Iterator[BatchPlan]) -> Iterator[Output]:
@@ -242,7 +244,8 @@ class Pool:
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
+        # -P: a queue.py or the like in the folder that training was started from is not theirs.
+        command = [sys.executable, "-P", "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
         process = subprocess.Popen(command, pass_fds=fds, env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
         outbox = SimpleQueue()
@@ -279,7 +282,10 @@ class Pool:
                 self._replace(worker, "died")
                 continue
             worker.heard, worker.started = time.monotonic(), True
-            if number != READY:
+            if number == READY:
+                if not self._replaced:  # workers that start again and again are no progress
+                    self._heard = worker.heard
+            else:
                 worker.tasks.discard(number)
                 self._take(number, answer, worker)
         if not ready:
@@ -290,6 +296,8 @@ class Pool:
             raise answer
         task, job = self._tasks.pop(number)
         worker.load -= _load(task)
+        if _has_data(task, answer):
+            self._heard = worker.heard
         if isinstance(task, ReadTask):
             task.window.failed = answer
             if number in job.filling:
@@ -308,7 +316,7 @@ class Pool:
         now = time.monotonic()
         started = all(worker.started for worker in self._workers)
         patience = self._data.stall_seconds if started else max(self._data.stall_seconds, _START_SECONDS)
-        if now - max(since, *(worker.heard for worker in self._workers)) > patience:
+        if now - max(since, self._heard) > patience:
             doing = "; ".join(filter(None, map(self._doing, self._workers))) or "nothing"
             self._dump_stacks()
             raise UserError(
@@ -334,7 +342,7 @@ class Pool:
         if not current and not worker.started:
             raise UserError("data workers do not start; their errors are above")
         self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)
-        self._workers[number] = self._start(number)
+        self._workers[number], self._replaced = self._start(number), True
         for task in sorted(worker.tasks):
             self._send(task, self._workers[number])
 
@@ -402,6 +410,13 @@ def _drawn(task: DecodeTask, detail: int) -> tuple[Key, int]:
     """Window and draw of what a worker's progress says it decodes."""
     row, draw = unpack_row(detail)
     return next(key for number, key, _ in task.rows if number == row), draw
+
+
+def _has_data(task: ReadTask | DecodeTask, answer) -> bool:
+    """Whether any sample was read or decoded: shards that hang and are given up answer too."""
+    if isinstance(task, ReadTask):
+        return len(answer) < len(task.window.sizes)
+    return any(row.decoded for row in answer)
 
 
 def _load(task: ReadTask | DecodeTask) -> int:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from test_stream import SHORT, STREAMS, content, contents, own_root, root, strea
 
 from shards.errors import UserError
 from shards.reader import open_dataset
+from trainer.tars import Tar
 
 
 def damage(root, what: str) -> Path:
@@ -198,6 +200,32 @@ def test_without_any_progress_the_run_ends_and_names_the_shard(own_root, capfd):
         with pytest.raises(UserError, match=rf"no data for 2 s .*svst, step 0; workers are at: reading {tar}"):
             list(stream.batches(0, 3))
     assert "Thread 0x" in capfd.readouterr().err  # the stacks
+
+
+def test_a_store_that_hangs_ends_the_run_however_often_workers_are_replaced(own_root, capfd):
+    """Every tar hangs. Each is given up after two reads, in each window anew."""
+    with streams(own_root, SHORT, workers=2, read_seconds=1.0, stall_seconds=6.0) as stream:
+        for tar in own_root.glob("train/short/*.tar"):
+            tar.unlink()
+            os.mkfifo(tar)
+        began = time.monotonic()
+        with pytest.raises(UserError, match="no data for 6 s .*svst, step 0; workers are at: "):
+            list(stream.batches(0, 3))
+    assert time.monotonic() - began < 15
+
+
+def test_workers_that_cannot_start_end_the_run_in_one_line_however_many_tars(root, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with streams(root, SHORT, workers=1) as stream:
+        stream._tars.tars += [Tar(f"{number:0100d}.tar", 1, "") for number in range(5000)]
+        with pytest.raises(UserError, match="data workers do not start"):
+            list(stream.batches(0, 1))
+
+
+def test_workers_take_no_modules_from_the_folder_they_are_started_in(root, tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise ImportError('not the library')")
+    monkeypatch.chdir(tmp_path)
+    assert contents(root, steps=2, workers=1) == contents(root, steps=2)
 
 
 def test_an_index_that_does_not_come_ends_the_run_and_is_named(own_root, capfd):
