@@ -119,9 +119,9 @@ class Pool:
         head = mmap.PAGESIZE * (1 + data.workers * THREADS * Progress.SIZE * 8 // mmap.PAGESIZE)
         self._slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         slots = data.prefetch + _SPARE_SLOTS
-        self._slots_fd = os.memfd_create("gexia-batches")
-        os.ftruncate(self._slots_fd, head + slots * self._slot_bytes)
-        self._memory = mmap.mmap(self._slots_fd, 0)
+        self._slots = open(os.memfd_create("gexia-batches"), "r+b", buffering=0)
+        self._slots.truncate(head + slots * self._slot_bytes)
+        self._memory = mmap.mmap(self._slots.fileno(), 0)
         self._free = deque(head + i * self._slot_bytes for i in range(slots))
         self._cells = progress_cells(self._memory, data.workers)
         self._store = ByteStore()
@@ -163,7 +163,7 @@ class Pool:
     def close(self) -> None:
         self._stop()
         self._store.close()
-        os.close(self._slots_fd)
+        self._slots.close()
 
     # ---- planning ahead
 
@@ -236,7 +236,7 @@ class Pool:
 
     def _start(self, number: int) -> _Process:
         ours, theirs = Pipe()
-        fds = (theirs.fileno(), self._store.fd, self._slots_fd)
+        fds = (theirs.fileno(), self._store.fd, self._slots.fileno())
         self._cells[number] = 0
         root = str(Path(__file__).parents[1])
         environment = {

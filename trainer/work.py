@@ -33,7 +33,7 @@ class ByteStore:
         return base
 
     def free(self, base: int, size: int) -> None:
-        if size and _libc.fallocate(self.fd, _PUNCH_HOLE, base, -(-size // _PAGE) * _PAGE):
+        if size and self.fd >= 0 and _libc.fallocate(self.fd, _PUNCH_HOLE, base, -(-size // _PAGE) * _PAGE):
             raise OSError(ctypes.get_errno(), "cannot free a window's memory")
 
     def write(self, at: int, data: bytes) -> None:
@@ -46,7 +46,10 @@ class ByteStore:
         return os.pread(self.fd, size, at)
 
     def close(self) -> None:
-        os.close(self.fd)
+        """May be called again, and `free` after it: the number may be another file's by then."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 @dataclass

@@ -119,6 +119,21 @@ def test_a_stream_left_early_can_be_asked_again(root):
         assert [content(batch) for batch in stream.batches(0, 8)] == expected
 
 
+def test_an_iterator_that_outlives_its_stream_touches_no_other_file(root, tmp_path):
+    """The number of a closed file goes to the next that is opened."""
+    with streams(root, workers=1) as stream:
+        running = stream.batches(0, 100)
+        next(running)
+    opened = [open(tmp_path / str(number), "w+b", buffering=0) for number in range(32)]
+    for file in opened:
+        file.write(b"x" * 100_000)
+    stream.close()
+    running.close()
+    assert all((tmp_path / str(number)).read_bytes() == b"x" * 100_000 for number in range(32))
+    for file in opened:
+        file.close()
+
+
 def test_a_url_streams_like_a_folder(root):
     remote = fsspec.filesystem("memory")
     remote.put(str(root), "/gexia-stream", recursive=True)
