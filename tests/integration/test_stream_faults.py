@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from make_dataset import make_dataset
-from test_stream import SHORT, STREAMS, content, contents, own_root, root, streams  # noqa: F401
+from test_stream import SHORT, STREAMS, content, contents, own_root, root, streams, tokenizer  # noqa: F401
 
 from shards.errors import UserError
 from shards.reader import open_dataset
+from trainer.data_config import DataConfig
+from trainer.stream import evaluation_batches
 from trainer.tars import Tar
 
 
@@ -69,6 +71,19 @@ def test_too_many_bad_samples_end_the_run_with_one_clear_line(own_root):
     with streams(own_root, SHORT, max_failures=3, workers=1) as stream:
         with pytest.raises(UserError, match=rf"more bad samples than max_failures=3 allows: 4 unreadable in {tar}"):
             list(stream.batches(0, 20))
+
+
+def test_an_evaluation_counts_batches_of_which_nothing_can_be_read(own_root, caplog):
+    def batches(max_failures):
+        dataset, data = open_dataset(str(own_root)), DataConfig(size=32, workers=0, max_failures=max_failures)
+        return list(evaluation_batches(dataset, "val", "short", ["caption"], 3, 3, 0, 1, data, tokenizer))
+
+    tar = next(own_root.glob("val/short/*.tar"))
+    tar.unlink()
+    assert sum(len(batch.sample_ids) for batch in batches(3)) == 6
+    assert f"{tar}: unreadable sample left out" in caplog.text
+    with pytest.raises(UserError, match=f"more bad samples than max_failures=2 allows: 3 unreadable in {tar}"):
+        batches(2)
 
 
 def test_a_tar_without_sidecar_is_scanned_and_gives_the_same_batches(own_root):
