@@ -206,7 +206,7 @@ def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: i
         parts=[[shard.samples for _, shard in part] for part in parts],
         part_weights=weights,
         batch=config.batch,
-        lanes=config.lanes or config.batch,
+        lanes=config.batch if config.lanes is None else config.lanes,
         block=data.block,
         window_samples=int(data.window_mb * 2**20 / max(1.0, sample_bytes)),
         seed=seed,
