@@ -77,7 +77,8 @@ def cost(samples: int, window_samples: int) -> dict[str, float]:
     dataset = SyntheticDataset("", {}, [])
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
-    index = Index([(dataset, Shard("train", "short", i, f"{i}.tar", SHARD, SHARD * SAMPLE, 0, "", "")) for i in range(len(sizes))])
+    shards = [Shard("train", "short", i, f"{i}.tar", SHARD, SHARD * SAMPLE, 0, "", "") for i in range(len(sizes))]
+    index = Index([(dataset, shard) for shard in shards])
     index.spans(np.arange(len(sizes)), np.zeros(len(sizes), np.int64))
     stream = Stream("svst", [sizes], [1.0], BATCH, BATCH, DataConfig().block, window_samples, seed=0)
     (_, walk, _), = stream.walks(0, 1)

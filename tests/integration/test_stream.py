@@ -246,7 +246,7 @@ def test_evaluation_takes_every_sample_once_in_order(root, workers, world):
     [
         ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=64)}, {}, "takes 64 samples, but there are 60"),
         ({"svst": StreamConfig("short", ["summary"], {}, 3, batch=8)}, {}, "short samples have the views caption"),
-        ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=8, lanes=0)}, {}, r"batch \(8\) and lanes \(0\) must be at least 1"),
+        ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=8, lanes=0)}, {}, r"lanes \(0\) must be at least 1"),
         (SHORT, {"split": "test"}, "has no short samples in the split test"),
         (SHORT, {"workers": -1}, "workers: -1 is under 0"),
         (SHORT, {"weights": [1.0, 2.0]}, "loader.weights has 2 entries for 1 datasets"),

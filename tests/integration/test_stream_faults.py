@@ -94,7 +94,8 @@ def test_a_tar_without_sidecar_is_scanned_and_gives_the_same_batches(own_root):
 
 
 @pytest.mark.parametrize(
-    "column, value", [("size", 1 << 40), ("size", 1 << 62), ("size", -51200), ("offset", -512), ("offset", 1 << 62), ("offset", None)]
+    "column, value",
+    [("size", 1 << 40), ("size", 1 << 62), ("size", -51200), ("offset", -512), ("offset", 1 << 62), ("offset", None)],
 )
 def test_a_sidecar_that_points_outside_its_tar_costs_that_sample_alone(own_root, column, value):
     sidecar = own_root / "train/short/00000.parquet"
