@@ -252,7 +252,9 @@ class Pool:
         threading.Thread(target=_send_all, args=(outbox, ours), daemon=True).start()
         outbox.put(pickle.dumps(self._tars))
         progress = [Progress(cells) for cells in self._cells[number]]
-        return _Process(process, ours, outbox, progress, heard=time.monotonic())
+        worker = _Process(process, ours, outbox, progress, heard=time.monotonic())
+        weakref.finalize(worker, outbox.put, None)
+        return worker
 
     def _give(self, task: ReadTask | DecodeTask, job: _Job) -> int:
         """Give a task to the worker with least to do; returns its number."""
@@ -334,7 +336,7 @@ class Pool:
 
     def _replace(self, worker: _Process, what: str) -> None:
         """Start another worker in place of one that died or hangs, and give it the same tasks."""
-        _end(worker)
+        worker.process.kill()
         number = self._workers.index(worker)
         current = [entry for entry in map(Progress.current, worker.progress) if entry]
         doing = self._doing(worker) or "nothing"
@@ -383,7 +385,7 @@ class Pool:
 
     def _stop(self) -> None:
         for worker in self._workers:
-            _end(worker)
+            worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
         self._workers, self._tasks, self._readers = [], {}, {}
@@ -395,11 +397,6 @@ def _send_all(outbox: SimpleQueue, connection: Connection) -> None:
         with suppress(OSError):  # it died: `_hear` finds out, and gives its tasks out again
             connection.send_bytes(message)
     connection.close()
-
-
-def _end(worker: _Process) -> None:
-    worker.process.kill()
-    worker.outbox.put(None)
 
 
 def _shape(plan: BatchPlan) -> tuple[int, ...]:

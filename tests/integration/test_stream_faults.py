@@ -1,5 +1,6 @@
 """The stream among faults: damaged samples, killed and frozen workers, reads that hang."""
 
+import gc
 import logging
 import os
 import signal
@@ -165,6 +166,18 @@ def test_a_killed_worker_is_replaced_and_changes_nothing(root):
             if step in (3, 4, 15):
                 workers_of(os.getpid())[0].kill()
     assert got == expected
+
+
+def test_workers_of_a_stream_that_nobody_closed_end_with_it(root):
+    stream = streams(root, workers=2)
+    next(stream.batches(0, 1))
+    list(stream.batches(0, 1))
+    workers = workers_of(os.getpid())
+    assert len(workers) == 2
+    del stream
+    gc.collect()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
 
 
 def test_a_frozen_worker_is_named_and_replaced(root, caplog):
