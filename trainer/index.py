@@ -15,6 +15,7 @@ from trainer.tars import Tar, is_store_failure, try_again
 
 logger = logging.getLogger(__name__)
 
+_REMEDY = "go on when the store answers again"
 _THREADS = 16  # sidecars and sizes asked for at once: each is one small request
 
 
@@ -60,7 +61,7 @@ class Index:
     def _read(self, number: int) -> tuple[np.ndarray, int]:
         dataset, shard = self.shards[number]
         try:
-            table = try_again(lambda: dataset.sidecar(shard))
+            table = _sidecar(dataset, shard)
             table = table.filter(np.equal(table["status"].to_numpy(zero_copy_only=False), "ok"))
         except DatasetError as error:
             logger.warning("%s; its tar is scanned instead", error)
@@ -76,9 +77,24 @@ class Index:
             return try_again(lambda: index_tar(self.tars[number].url, partial=True))
         except DatasetError as error:
             if is_store_failure(error):  # an index without samples would leave the shard out for the rest of the run
-                raise UserError(f"{error}; go on when the store answers again") from None
+                raise UserError(f"{error}; {_REMEDY}") from None
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
+
+
+def _sidecar(dataset: Dataset, shard: Shard):
+    """DatasetError where it is missing or damaged, UserError where the store keeps failing."""
+    try:
+        return try_again(lambda: dataset.sidecar(shard))
+    except DatasetError as error:
+        if not is_store_failure(error):
+            raise
+    url = storage.join(dataset.url, format.sidecar_path(shard.path))
+    try:
+        storage.read_bytes(url)
+    except OSError as error:
+        raise UserError(f"{url}: {error}; {_REMEDY}") from None
+    return dataset.sidecar(shard)  # its bytes come: Arrow raises OSError of damaged ones too
 
 
 def _packed(spans: np.ndarray) -> tuple[np.ndarray, int]:

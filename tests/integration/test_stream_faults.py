@@ -144,12 +144,28 @@ def test_an_outage_while_indexes_are_read_changes_nothing(own_root, failing, cap
     assert "00001.parquet" not in caplog.text
 
 
-def test_a_store_that_keeps_failing_ends_the_run_instead_of_leaving_the_shard_out(failing):
+@pytest.mark.parametrize("missing", [False, True], ids=["sidecar", "tar"])
+def test_a_store_that_keeps_failing_ends_the_run_instead_of_leaving_the_shard_out(failing, missing):
     url, faults = failing
+    if missing:
+        fsspec.filesystem("memory").rm("/gexia-faults/train/short/00001.parquet")
+    name = "short/00001.tar" if missing else "short/00001.parquet"
     with streams(url, SHORT) as stream:
-        faults += [["short/00001.parquet", 99], ["short/00001.tar", 99]]
-        with pytest.raises(UserError, match="short/00001.tar: cannot index the tar: 503 Slow Down; go on when the store"):
+        faults.append([name, 99])
+        with pytest.raises(UserError, match=f"{name}: .*503 Slow Down; go on when the store answers again"):
             next(stream.batches(0, 1))
+
+
+def test_the_tar_of_a_damaged_sidecar_is_scanned(own_root, caplog):
+    expected = contents(own_root, steps=4, configs=SHORT)
+    sidecar = own_root / "train/short/00001.parquet"
+    data = sidecar.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for damaged in (data[:-7], data[:footer] + bytes(30) + data[footer + 30 :]):  # Arrow raises ValueError and OSError
+        sidecar.write_bytes(damaged)
+        caplog.clear()
+        assert contents(own_root, steps=4, configs=SHORT) == expected
+        assert f"{sidecar}: cannot read it" in caplog.text
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
