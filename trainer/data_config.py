@@ -29,7 +29,7 @@ class DataConfig:
     size: int = 224  # height and width of a frame
     frame_sampling: Literal["random", "centred"] = "random"  # where in its segment of the sample a frame is taken
     crop: Literal["random", "centre"] = "random"  # of a frame, square
-    workers: int = 2  # processes of a rank that read and decode; 0: none. They do not matter to the order
+    workers: int = 2  # processes that read and decode, no matter to the order; 0: none, and no watch for reads that hang
     prefetch: int = 4  # batches decoded ahead
     read_seconds: float = 60.0  # a read that takes longer is tried again, then given up
     stall_seconds: float = 300.0  # without any progress, then the run ends

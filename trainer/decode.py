@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from trainer.order import derive_key
 
 # Frames up to this much larger than `size` are cropped as they are: `ops/bench/decode_jpeg.py` says what that saves.
 CROP_ONLY_RATIO = 1.25
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # json can escape one, but no tokenizer takes it
 
 
 class SampleError(Exception):
@@ -113,7 +115,7 @@ def _meta(key: str, members: dict[str, memoryview]) -> dict:
     """The sample's json; others' samples go by their key, and may have no json."""
     try:
         meta = json.loads(bytes(members.get("json", b"{}")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError("bad_json", f"{key}: its json is not valid: {error}") from None
     if not isinstance(meta, dict):
         raise SampleError("bad_json", f"{key}: its json is no object")
@@ -126,12 +128,19 @@ def _sentences(view: str, meta: dict, members: dict[str, memoryview], granularit
     sentences = known.get(view) if isinstance(known, dict) else None
     if sentences is None:
         member = members.get(format.TEXT_VIEWS[granularity].get(view, ""))
-        text = meta.get("caption") if member is None and view == "caption" else member
-        sentences = [] if text is None else [text if isinstance(text, str) else bytes(text).decode(errors="replace")]
+        caption = meta.get("caption") if view == "caption" else None
+        text = caption if member is None else bytes(member).decode(errors="replace")
+        sentences = [] if text is None else [text]
+    if not isinstance(sentences, list) or not all(map(_is_text, sentences)):
+        raise SampleError("bad_text", f"{meta['sample_id']}: the view {view} is no text")
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise SampleError("no_text", f"{meta['sample_id']}: no text for the view {view}")
     return sentences
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and not _HALF_CHARACTER.search(value)
 
 
 def stored_frames(
@@ -172,7 +181,7 @@ def _decode_picture(extension: str, data, size: int, sample_id: str) -> np.ndarr
         return _decode_jpeg(data, size, sample_id)
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of damaged files Pillow raises what its parsers happen to run into
         raise SampleError("bad_image", f"{sample_id}: {error}") from None
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from shards import format, storage
 from shards.errors import DatasetError, UserError
 from shards.reader import Dataset, Shard, index_tar
-from trainer.tars import Tar
+from trainer.tars import Tar, is_store_failure, try_again
 
 logger = logging.getLogger(__name__)
 
+_REMEDY = "go on when the store answers again"
 _THREADS = 16  # sidecars and sizes asked for at once: each is one small request
 
 
@@ -33,7 +34,7 @@ class Index:
     def spans(self, shards: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(offset, size) in the tar of samples given as (shard, index inside it), int64 arrays of one length.
 
-        A sample that the shard's index does not have gets size 0.
+        A sample that the shard's index does not have, or has outside the tar, gets size 0.
         """
         self._load(np.unique(shards))
         offsets, sizes = np.zeros(len(shards), np.int64), np.zeros(len(shards), np.int64)
@@ -60,26 +61,45 @@ class Index:
     def _read(self, number: int) -> tuple[np.ndarray, int]:
         dataset, shard = self.shards[number]
         try:
-            table = dataset.sidecar(shard)
+            table = _sidecar(dataset, shard)
             table = table.filter(np.equal(table["status"].to_numpy(zero_copy_only=False), "ok"))
         except DatasetError as error:
             logger.warning("%s; its tar is scanned instead", error)
             table = self._scan(number)
         if len(table) != shard.samples:
             logger.warning("%s: %d samples, the manifest says %d", self.tars[number].url, len(table), shard.samples)
-        return _packed(np.stack([table["offset"].to_numpy(), table["size"].to_numpy()]))
+        offsets, sizes = (table[name].to_numpy() for name in ("offset", "size"))
+        inside = (offsets >= 0) & (sizes >= 0) & (sizes <= self.tars[number].length - offsets)
+        return _packed(np.where(inside, [offsets, sizes], 0).astype(np.int64))
 
     def _scan(self, number: int):
         try:
-            return index_tar(self.tars[number].url, partial=True)
+            return try_again(lambda: index_tar(self.tars[number].url, partial=True))
         except DatasetError as error:
+            if is_store_failure(error):  # an index without samples would leave the shard out for the rest of the run
+                raise UserError(f"{error}; {_REMEDY}") from None
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
 
 
+def _sidecar(dataset: Dataset, shard: Shard):
+    """DatasetError where it is missing or damaged, UserError where the store keeps failing."""
+    try:
+        return try_again(lambda: dataset.sidecar(shard))
+    except DatasetError as error:
+        if not is_store_failure(error):
+            raise
+    url = storage.join(dataset.url, format.sidecar_path(shard.path))
+    try:
+        storage.read_bytes(url)
+    except OSError as error:
+        raise UserError(f"{url}: {error}; {_REMEDY}") from None
+    return dataset.sidecar(shard)  # its bytes come: Arrow raises OSError of damaged ones too
+
+
 def _packed(spans: np.ndarray) -> tuple[np.ndarray, int]:
     """Numbers of bytes and their unit: tar blocks in half the memory, unless some are none, as in a damaged index."""
-    if spans.size and (spans.min() < 0 or (spans % format.TAR_BLOCK).any() or spans.max() >= format.TAR_BLOCK << 32):
+    if (spans % format.TAR_BLOCK).any() or spans.max(initial=0) >= format.TAR_BLOCK << 32:
         return spans, 1
     return (spans // format.TAR_BLOCK).astype(np.uint32), format.TAR_BLOCK
 

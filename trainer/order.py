@@ -103,6 +103,7 @@ class Part:
         self.batch = lanes * per_lane
         self.steps = self.samples // self.batch
         self.remainder = self.samples - self.steps * self.batch
+        self.longest = min(window_steps, self.steps) * per_lane  # samples in a window, at most
         self._shard_ends = np.cumsum(sizes)
         self._shard_starts = self._shard_ends - sizes
         self._block_ends = np.cumsum(-(-sizes // block))
@@ -127,7 +128,7 @@ class Part:
         A sample is its number among all samples of the part; `locate` gives its shard.
         """
         begins, ends = self._window_steps(lanes, numbers)
-        within = np.arange(self.window_steps * self.per_lane, dtype=np.int64)
+        within = np.arange(self.longest, dtype=np.int64)
         inside = within < ((ends - begins) * self.per_lane)[:, None]
         place = (lanes.astype(np.uint64) << np.uint64(40)) + numbers.astype(np.uint64)
         keys = _mix(np.uint64(derive_key(self._key, epoch, "windows")) + place)
@@ -197,7 +198,7 @@ class Walk:
         self.part, self.lanes = part, np.asarray(lanes, dtype=np.int64)
         self._epoch = -1
         self._numbers = np.full(len(self.lanes), -1, dtype=np.int64)
-        self._windows = np.full((len(self.lanes), part.window_steps * part.per_lane), -1, dtype=np.int64)
+        self._windows = np.full((len(self.lanes), part.longest), -1, dtype=np.int64)
         self.lengths = np.zeros(len(self.lanes), dtype=np.int64)  # samples in each lane's current window
 
     def at(self, step: int) -> Draw:

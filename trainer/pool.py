@@ -8,16 +8,20 @@ hangs is replaced, and its tasks are given out again; what made it die or hang t
 import logging
 import mmap
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -63,8 +67,9 @@ class _Process:
 
     process: subprocess.Popen
     connection: Connection
+    outbox: SimpleQueue  # pickled messages to it; None ends them
     progress: list[Progress]
-    heard: float  # when it last answered, or got work
+    heard: float  # when it started, last answered, or got work after it had none
     started: bool = False
     tasks: set[int] = field(default_factory=set)  # given to it, without an answer
     load: int = 0  # rows and windows in those tasks
@@ -114,9 +119,9 @@ class Pool:
         head = mmap.PAGESIZE * (1 + data.workers * THREADS * Progress.SIZE * 8 // mmap.PAGESIZE)
         self._slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         slots = data.prefetch + _SPARE_SLOTS
-        self._slots_fd = os.memfd_create("gexia-batches")
-        os.ftruncate(self._slots_fd, head + slots * self._slot_bytes)
-        self._memory = mmap.mmap(self._slots_fd, 0)
+        self._slots = open(os.memfd_create("gexia-batches"), "r+b", buffering=0)
+        self._slots.truncate(head + slots * self._slot_bytes)
+        self._memory = mmap.mmap(self._slots.fileno(), 0)
         self._free = deque(head + i * self._slot_bytes for i in range(slots))
         self._cells = progress_cells(self._memory, data.workers)
         self._store = ByteStore()
@@ -125,6 +130,8 @@ class Pool:
         self._tasks: dict[int, tuple[ReadTask | DecodeTask, _Job]] = {}
         self._readers: dict[Key, int] = {}  # window -> its read task, while that has no answer
         self._attempts: Counter = Counter()
+        self._heard = 0.0  # when a worker last had data to show for a task
+        self._replaced = False  # whether any worker was
         self._next_task = 0
 
     def run(self, plans: Iterator[BatchPlan]) -> Iterator[Output]:
@@ -156,7 +163,7 @@ class Pool:
     def close(self) -> None:
         self._stop()
         self._store.close()
-        os.close(self._slots_fd)
+        self._slots.close()
 
     # ---- planning ahead
 
@@ -229,7 +236,7 @@ class Pool:
 
     def _start(self, number: int) -> _Process:
         ours, theirs = Pipe()
-        fds = (theirs.fileno(), self._store.fd, self._slots_fd)
+        fds = (theirs.fileno(), self._store.fd, self._slots.fileno())
         self._cells[number] = 0
         root = str(Path(__file__).parents[1])
         environment = {
@@ -237,12 +244,17 @@ class Pool:
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
+        # -P: a queue.py or the like in the folder that training was started from is not theirs.
+        command = [sys.executable, "-P", "-m", "trainer.worker", str(number), str(self._data.workers), *map(str, fds)]
         process = subprocess.Popen(command, pass_fds=fds, env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
-        ours.send(self._tars)
+        outbox = SimpleQueue()
+        threading.Thread(target=_send_all, args=(outbox, ours), daemon=True).start()
+        outbox.put(pickle.dumps(self._tars))
         progress = [Progress(cells) for cells in self._cells[number]]
-        return _Process(process, ours, progress, heard=time.monotonic())
+        worker = _Process(process, ours, outbox, progress, heard=time.monotonic())
+        weakref.finalize(worker, outbox.put, None)
+        return worker
 
     def _give(self, task: ReadTask | DecodeTask, job: _Job) -> int:
         """Give a task to the worker with least to do; returns its number."""
@@ -258,10 +270,7 @@ class Pool:
             worker.heard = time.monotonic()
         worker.tasks.add(number)
         worker.load += _load(task)
-        try:
-            worker.connection.send((number, task))
-        except (BrokenPipeError, ConnectionError):
-            pass  # it died: `_hear` finds out, and gives the task out again
+        worker.outbox.put(pickle.dumps((number, task)))
 
     def _hear(self, since: float, head: _Job) -> None:
         """Take the workers' answers; wait a second for one if there is none. `since`: when this wait began."""
@@ -275,7 +284,10 @@ class Pool:
                 self._replace(worker, "died")
                 continue
             worker.heard, worker.started = time.monotonic(), True
-            if number != READY:
+            if number == READY:
+                if not self._replaced:  # workers that start again and again are no progress
+                    self._heard = worker.heard
+            else:
                 worker.tasks.discard(number)
                 self._take(number, answer, worker)
         if not ready:
@@ -286,6 +298,8 @@ class Pool:
             raise answer
         task, job = self._tasks.pop(number)
         worker.load -= _load(task)
+        if _has_data(task, answer):
+            self._heard = worker.heard
         if isinstance(task, ReadTask):
             task.window.failed = answer
             if number in job.filling:
@@ -304,7 +318,7 @@ class Pool:
         now = time.monotonic()
         started = all(worker.started for worker in self._workers)
         patience = self._data.stall_seconds if started else max(self._data.stall_seconds, _START_SECONDS)
-        if now - max(since, *(worker.heard for worker in self._workers)) > patience:
+        if now - max(since, self._heard) > patience:
             doing = "; ".join(filter(None, map(self._doing, self._workers))) or "nothing"
             self._dump_stacks()
             raise UserError(
@@ -330,8 +344,7 @@ class Pool:
         if not current and not worker.started:
             raise UserError("data workers do not start; their errors are above")
         self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)
-        self._workers[number] = self._start(number)
-        worker.connection.close()
+        self._workers[number], self._replaced = self._start(number), True
         for task in sorted(worker.tasks):
             self._send(task, self._workers[number])
 
@@ -372,11 +385,18 @@ class Pool:
 
     def _stop(self) -> None:
         for worker in self._workers:
-            worker.connection.close()
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
         self._workers, self._tasks, self._readers = [], {}, {}
+
+
+def _send_all(outbox: SimpleQueue, connection: Connection) -> None:
+    """A thread's work, so that a worker that takes nothing in blocks nobody else; closes the connection at last."""
+    while (message := outbox.get()) is not None:
+        with suppress(OSError):  # it died: `_hear` finds out, and gives its tasks out again
+            connection.send_bytes(message)
+    connection.close()
 
 
 def _shape(plan: BatchPlan) -> tuple[int, ...]:
@@ -387,6 +407,13 @@ def _drawn(task: DecodeTask, detail: int) -> tuple[Key, int]:
     """Window and draw of what a worker's progress says it decodes."""
     row, draw = unpack_row(detail)
     return next(key for number, key, _ in task.rows if number == row), draw
+
+
+def _has_data(task: ReadTask | DecodeTask, answer) -> bool:
+    """Whether any sample was read or decoded: shards that hang and are given up answer too."""
+    if isinstance(task, ReadTask):
+        return len(answer) < len(task.window.sizes)
+    return any(row.decoded for row in answer)
 
 
 def _load(task: ReadTask | DecodeTask) -> int:

@@ -106,8 +106,9 @@ class Streams:
         plans = training_plans(
             self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps
         )
-        for output in self._pool.run(plans) if self._pool else run_inline(plans, self._tars):
-            yield self._assemble(*output)
+        for plan, pixels, rows in self._pool.run(plans) if self._pool else run_inline(plans, self._tars):
+            self._assemble.count(plan, rows)
+            yield self._assemble(plan, pixels, rows)
 
     @property
     def failures(self) -> Counter:
@@ -157,6 +158,7 @@ def evaluation_batches(
     pool = Pool(tars, data, batch * frames * data.size**2 * 3) if data.workers else None
     try:
         for plan, pixels, rows in pool.run(plans) if pool else run_inline(plans, tars):
+            assemble.count(plan, rows)
             if any(row.decoded for row in rows):
                 yield assemble(plan, pixels, rows)
     finally:
@@ -204,7 +206,7 @@ def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: i
         parts=[[shard.samples for _, shard in part] for part in parts],
         part_weights=weights,
         batch=config.batch,
-        lanes=config.lanes or config.batch,
+        lanes=config.batch if config.lanes is None else config.lanes,
         block=data.block,
         window_samples=int(data.window_mb * 2**20 / max(1.0, sample_bytes)),
         seed=seed,
@@ -212,7 +214,7 @@ def _order(name, config: StreamConfig, parts, weights, data: DataConfig, seed: i
 
 
 class _Assembler:
-    """Decoded rows -> Batch; counts what failed."""
+    """Counts failures, and makes batches of what did not fail."""
 
     def __init__(self, tokenizer: Tokenizer, max_failures: int, tars: Tars):
         self._pin = torch.cuda.is_available()  # copies to the device then need not be waited for
@@ -220,8 +222,6 @@ class _Assembler:
         self.failures: Counter = Counter()
 
     def __call__(self, plan: BatchPlan, frames: torch.Tensor, rows: list[Row]) -> Batch:
-        for row in rows:
-            self._count(row, plan)
         kept = [row for row in rows if row.decoded is not None]
         if len(kept) < len(rows):
             frames = frames[[row.row for row in kept]]
@@ -240,6 +240,11 @@ class _Assembler:
             sentences=sentences,
             fields=[sample.fields for sample in decoded],
         )
+
+    def count(self, plan: BatchPlan, rows: list[Row]) -> None:
+        """Count and log what failed; UserError where it is too much."""
+        for row in rows:
+            self._count(row, plan)
 
     def _count(self, row: Row, plan: BatchPlan) -> None:
         if row.failure is None:

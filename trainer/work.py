@@ -33,7 +33,7 @@ class ByteStore:
         return base
 
     def free(self, base: int, size: int) -> None:
-        if size and _libc.fallocate(self.fd, _PUNCH_HOLE, base, -(-size // _PAGE) * _PAGE):
+        if size and self.fd >= 0 and _libc.fallocate(self.fd, _PUNCH_HOLE, base, -(-size // _PAGE) * _PAGE):
             raise OSError(ctypes.get_errno(), "cannot free a window's memory")
 
     def write(self, at: int, data: bytes) -> None:
@@ -46,7 +46,10 @@ class ByteStore:
         return os.pread(self.fd, size, at)
 
     def close(self) -> None:
-        os.close(self.fd)
+        """May be called again, and `free` after it: the number may be another file's by then."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 @dataclass
@@ -169,11 +172,20 @@ def decode_row(
             if candidate in window.failed:
                 raise SampleError(*window.failed[candidate])
             data = store.read(window.base + int(window.places[candidate]), int(window.sizes[candidate]))
-            return Row(row, decode_sample(data, recipe, window.epoch, out), failure)
+            return Row(row, _decode(data, recipe, window.epoch, out), failure)
         except SampleError as error:
             failure = failure or Failure(error.kind, int(window.shards[candidate]), str(error))
     out[:] = 0
     return Row(row, None, failure)
+
+
+def _decode(data: bytes, recipe: Recipe, epoch: int, out: np.ndarray) -> Decoded:
+    try:
+        return decode_sample(data, recipe, epoch, out)
+    except (SampleError, MemoryError, OSError):
+        raise
+    except Exception as error:  # an odd sample that no check foresaw: the run does not end for it
+        raise SampleError("bad_sample", f"{type(error).__name__}: {error}") from error
 
 
 @dataclass

@@ -24,7 +24,7 @@ from trainer.data_config import DataConfig
 from trainer.index import Index
 from trainer.order import Stream
 
-BATCH, SHARD = 1024, 1000
+BATCH, SHARD, SAMPLE = 1024, 1000, 140_288  # the last: bytes of a sample
 
 
 def planned_sources(clips: int) -> list[np.ndarray]:
@@ -66,7 +66,7 @@ class SyntheticDataset(Dataset):
 
     def sidecar(self, shard: Shard) -> pa.Table:
         n = shard.samples
-        known = {"status": pa.array(["ok"] * n), "offset": pa.array(np.arange(n) * 140_288), "size": pa.array([140_288] * n)}
+        known = {"status": pa.array(["ok"] * n), "offset": pa.array(np.arange(n) * SAMPLE), "size": pa.array([SAMPLE] * n)}
         columns = [known.get(f.name, pa.nulls(n, f.type)) for f in format.SIDECAR_SCHEMA]
         return pa.table(columns, schema=format.SIDECAR_SCHEMA)
 
@@ -77,7 +77,8 @@ def cost(samples: int, window_samples: int) -> dict[str, float]:
     dataset = SyntheticDataset("", {}, [])
     arrow = pa.total_allocated_bytes()
     tracemalloc.start()
-    index = Index([(dataset, Shard("train", "short", i, f"{i}.tar", SHARD, 0, 0, "", "")) for i in range(len(sizes))])
+    shards = [Shard("train", "short", i, f"{i}.tar", SHARD, SHARD * SAMPLE, 0, "", "") for i in range(len(sizes))]
+    index = Index([(dataset, shard) for shard in shards])
     index.spans(np.arange(len(sizes)), np.zeros(len(sizes), np.int64))
     stream = Stream("svst", [sizes], [1.0], BATCH, BATCH, DataConfig().block, window_samples, seed=0)
     (_, walk, _), = stream.walks(0, 1)

@@ -119,6 +119,21 @@ def test_a_stream_left_early_can_be_asked_again(root):
         assert [content(batch) for batch in stream.batches(0, 8)] == expected
 
 
+def test_an_iterator_that_outlives_its_stream_touches_no_other_file(root, tmp_path):
+    """The number of a closed file goes to the next that is opened."""
+    with streams(root, workers=1) as stream:
+        running = stream.batches(0, 100)
+        next(running)
+    opened = [open(tmp_path / str(number), "w+b", buffering=0) for number in range(32)]
+    for file in opened:
+        file.write(b"x" * 100_000)
+    stream.close()
+    running.close()
+    assert all((tmp_path / str(number)).read_bytes() == b"x" * 100_000 for number in range(32))
+    for file in opened:
+        file.close()
+
+
 def test_a_url_streams_like_a_folder(root):
     remote = fsspec.filesystem("memory")
     remote.put(str(root), "/gexia-stream", recursive=True)
@@ -231,6 +246,7 @@ def test_evaluation_takes_every_sample_once_in_order(root, workers, world):
     [
         ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=64)}, {}, "takes 64 samples, but there are 60"),
         ({"svst": StreamConfig("short", ["summary"], {}, 3, batch=8)}, {}, "short samples have the views caption"),
+        ({"svst": StreamConfig("short", ["caption"], {}, 3, batch=8, lanes=0)}, {}, r"lanes \(0\) must be at least 1"),
         (SHORT, {"split": "test"}, "has no short samples in the split test"),
         (SHORT, {"workers": -1}, "workers: -1 is under 0"),
         (SHORT, {"weights": [1.0, 2.0]}, "loader.weights has 2 entries for 1 datasets"),

@@ -190,6 +190,12 @@ def test_permutation_is_one_and_stays_the_same_in_every_version():
     assert permutation(3, 12).tolist() == permutation(3, 12).tolist() != permutation(4, 12).tolist()
 
 
+def test_a_window_larger_than_an_epoch_takes_no_more_room_than_the_epoch():
+    [(_, walk, _)] = Stream("s", [[60]], [1.0], 4, 4, 4, 10**6, 0).walks(0, 1)
+    assert walk.part.draws(0, np.array([0]), np.array([0])).shape == (1, 15)
+    assert sorted(np.concatenate([walk.at(step).samples.ravel() for step in range(15)])) == list(range(60))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

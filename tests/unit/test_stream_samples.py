@@ -3,7 +3,9 @@
 import io
 import json
 import random
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import open_clip
@@ -13,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.decode import Recipe, SampleError, choose_frames, decode_sample, fit
+from trainer.decode import Recipe, SampleError, choose_frames, decode_sample, fit, stored_frames
 from trainer.texts import TextEncoder, text_id
+from trainer.work import ByteStore, Failure, Row, Window, decode_row
 
 CLIP = open_clip.tokenizer.SimpleTokenizer(context_length=16)
 WORDS = st.text(st.sampled_from("aebcdéGEXß19,.!你好の"), min_size=1, max_size=40)  # CLIP's tokenizer repairs odder text
@@ -26,10 +29,13 @@ def recipe(**changes):
     return Recipe(**{**settings, "random_crop": False, "seed": 0, **changes})
 
 
-def sample(frames: list[np.ndarray], meta: dict | None = None, names: list[str] | None = None, key="000000001") -> bytes:
-    """A tar slice as the writer makes them."""
+def sample(
+    frames: list[np.ndarray], meta=None, names: list[str] | None = None, key="000000001", text: bytes | None = b"a red ball"
+) -> bytes:
+    """A tar slice as the writer makes them. meta: what its json holds, or the json itself."""
     meta = {"sample_id": "abc", "sentences": {"caption": ["a red ball"]}} if meta is None else meta
-    members = [("json", json.dumps(meta).encode()), ("txt", b"a red ball")]
+    members = [("json", meta if isinstance(meta, bytes) else json.dumps(meta).encode())]
+    members += [("txt", text)] if text else []
     names = names or [f"{i:03d}.jpg" for i in range(len(frames))]
     members += [(n, simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=95)) for n, f in zip(names, frames)]
     buffer = io.BytesIO()
@@ -106,6 +112,17 @@ def test_text_falls_back_to_the_member_where_the_json_has_no_sentences():
         (sample([]), "no_frames"),
         (sample([grey(1)], [1, 2]), "bad_json"),
         (sample([grey(1)], {"sample_id": "x", "sentences": {"caption": [" "]}}), "no_text"),
+        (sample([grey(1)], {"sentences": {"caption": [None]}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": "a man walks"}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": {"en": "a man"}}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": 3}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": ["\ud83d"]}}), "bad_text"),
+        (sample([grey(1)], {"caption": ["a man", "a dog"]}, text=None), "bad_text"),
+        (sample([grey(1)], {"caption": {"en": "a man"}}, text=None), "bad_text"),
+        (sample([grey(1)], {"caption": 5}, text=None), "bad_text"),
+        (sample([grey(1)], {"caption": 1.5}, text=None), "bad_text"),
+        (sample([grey(1)], {}, text=None), "no_text"),
+        (sample([grey(1)], b"[" * 100_000), "bad_json"),
         (sample([grey(1)])[:2000], "bad_tar"),
         (sample([grey(1)])[100:], "bad_tar"),
         (sample([grey(1)])[:1024] + sample([grey(1)], key="000000002"), "bad_offsets"),
@@ -118,6 +135,36 @@ def test_unusable_samples_are_told_apart(data, kind):
     with pytest.raises(SampleError) as error:
         decode_sample(data, recipe(frames=1), 0, np.empty((1, 32, 32, 3), np.uint8))
     assert error.value.kind == kind
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG whose header promises more than there is."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("picture", [png(20_000, 20_000), png(40, 40)[:-16] + bytes(16)], ids=["huge", "broken"])
+def test_a_damaged_picture_is_a_bad_sample_whatever_pillow_raises(picture):
+    with pytest.raises(SampleError) as error:
+        list(stored_frames({"png": picture}, lambda count: [0], "image"))
+    assert error.value.kind == "bad_image"
+
+
+def test_an_error_that_no_check_foresaw_costs_the_sample_alone(monkeypatch):
+    def fail(*_):
+        raise IndexError("odd")
+
+    store, data = ByteStore(), sample([grey(1)])
+    window = Window(0, *(np.array([value], np.int64) for value in (3, 0, len(data))))
+    store.write(0, data)
+    monkeypatch.setattr("trainer.decode.fit", fail)
+    row = decode_row(0, 0, window, store, recipe(frames=1), False, np.empty((1, 32, 32, 3), np.uint8))
+    store.close()
+    assert row == Row(0, None, Failure("bad_sample", 3, "IndexError: odd"))
 
 
 @given(st.lists(st.lists(SENTENCES, min_size=1, max_size=4), min_size=1, max_size=3))
