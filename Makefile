@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-vllm demo demo-small test test-slow test-vllm bench clean
+.PHONY: help setup setup-vllm demo demo-small lint test test-slow test-vllm bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -30,6 +30,10 @@ demo: $(READY) $(SMOLLM)  ## render a small world, expand it, train on it, searc
 
 demo-small: $(READY) $(SMOLLM)  ## the demo at a reduced size: shows that every part runs, not that it learns
 	$(PY) -m ops.demo.run --output demo/small --small
+
+lint: $(READY)  ## style: the rules of pyproject.toml
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 test: $(READY) $(SMOLLM)  ## unit and integration tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile

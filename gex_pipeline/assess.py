@@ -62,7 +62,10 @@ def main(argv: list[str] | None = None) -> int:
             more_columns, more_lines = measure(name, each)
             columns, lines = columns + more_columns, lines + more_lines
             if config.output:  # what is measured stays, whatever the next one does
-                files = {"md": f"{said}\n\n{markdown(columns)}\n".encode(), "parquet": parquet_bytes(pa.Table.from_pylist(lines))}
+                files = {
+                    "md": f"{said}\n\n{markdown(columns)}\n".encode(),
+                    "parquet": parquet_bytes(pa.Table.from_pylist(lines)),
+                }
                 for ending, data in files.items():
                     storage.write_bytes_atomic(storage.join(config.output, f"assess.{ending}"), data)
     except Transient as error:

@@ -34,9 +34,7 @@ def read_texts(path: str) -> dict[str, LongText]:
     return found
 
 
-def common(
-    texts: dict[str, LongText], references: dict[str, LongText], limit: int | None
-) -> tuple[list[LongText], list[str]]:
+def common(texts: dict[str, LongText], references: dict[str, LongText], limit: int | None) -> tuple[list[LongText], list[str]]:
     """Texts of ids that both have, and their references; UserError where a reference is the text itself."""
     ids = texts.keys() & references.keys()
     if not ids:

@@ -7,7 +7,6 @@ from gex_pipeline.config import ExpandConfig
 from gex_pipeline.summaries import LongText
 from gex_pipeline.summarizer import Summarizer
 
-
 # What a row's summaries came to: lines in its file, those of them that this run generated, and the file's size.
 COUNTS = ("texts", "generated", "bytes")
 

@@ -96,7 +96,10 @@ def _check_long(config: ExpandConfig) -> None:
     if SHORT not in config.output.granularities:
         raise UserError("output.granularities: long samples are cut from the short ones; add short")
     if config.compress.backend == "none":
-        raise UserError("compress.backend: none makes no summaries, which long samples need; use extractive, or leave long out of output.granularities")
+        raise UserError(
+            "compress.backend: none makes no summaries, which long samples need; use extractive, or leave long out of "
+            "output.granularities"
+        )
     if config.frames.format == "jpg" and config.frames.per_long < config.integrate.max_clips:
         raise UserError(
             f"frames.per_long is {config.frames.per_long}, fewer than integrate.max_clips ({config.integrate.max_clips}): "

@@ -34,7 +34,9 @@ class Output:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 storage.remove_temporaries(self.root)
             except BlockingIOError:
-                raise UserError(f"output.path: another run is writing to {self.root}; wait for it, or choose another folder") from None
+                raise UserError(
+                    f"output.path: another run is writing to {self.root}; wait for it, or choose another folder"
+                ) from None
             except (PermissionError, NotADirectoryError, FileExistsError) as error:
                 raise UserError(f"output.path: cannot write to {self.root}: {error.strerror}") from None
         return self
@@ -53,7 +55,10 @@ class Output:
             return
         known = json.loads(storage.read_bytes(url))
         if known["config_digest"] != settings["config_digest"]:
-            raise UserError(f"output.path: {self.root} was made with other settings ({_differences(known, settings)}); give the same ones, or choose an empty folder")
+            raise UserError(
+                f"output.path: {self.root} was made with other settings ({_differences(known, settings)}); give the same "
+                "ones, or choose an empty folder"
+            )
 
     def write_ledger(self, name: str, ledger: pa.Table) -> None:
         storage.write_bytes_atomic(storage.join(self.root, "errors", f"{name}.parquet"), parquet_bytes(ledger))
@@ -80,7 +85,11 @@ class Output:
 
 def _settings(config: ExpandConfig) -> dict:
     """What the user may compare with when a digest differs."""
-    return {"frames": identity.frame_settings(config), "compress": asdict(config.compress), "output": {"granularities": config.output.granularities}}
+    return {
+        "frames": identity.frame_settings(config),
+        "compress": asdict(config.compress),
+        "output": {"granularities": config.output.granularities},
+    }
 
 
 def _differences(known: dict, mine: dict) -> str:

@@ -20,7 +20,9 @@ def rouge(summaries: list[str], references: list[str]) -> dict[str, list[float]]
 def check_encoder(folder: str) -> None:
     """UserError for what is no encoder."""
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"--encoder: {folder} is no model folder (config.json, tokenizer, weights); leave it out for no BERTScore")
+        raise UserError(
+            f"--encoder: {folder} is no model folder (config.json, tokenizer, weights); leave it out for no BERTScore"
+        )
     try:
         encoder(folder)
     except Exception as error:  # whatever a model's own code raises

@@ -110,7 +110,9 @@ def lines(run: dict, root: str) -> list[str]:
         out.append(f" pending  row {row}: {why}")
     if texts := run["summaries"].get("texts"):
         made, size = run["summaries"]["generated"], run["summaries"]["bytes"] / 1e6
-        out.append(f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB")
+        out.append(
+            f"   texts  {made:,} summaries generated, {texts - made:,} taken from the store or equal ones; {size:,.2f} MB"
+        )
     elif (kept := run["long_texts"]["ok"] + run["long_texts"]["fallback"]) and not rows["this_run"] + rows["pending"]:
         size = run["stored_bytes"] / 1e6
         out.append(f"   texts  all rows were done already: {kept:,} summaries, {size:,.2f} MB in the store")
@@ -119,7 +121,9 @@ def lines(run: dict, root: str) -> list[str]:
     busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run["busy_seconds"].items()) or "nothing to do"
     out.append(f"    time  {run['wall_seconds']:.1f} s; busy: {busy}")
     if run["failures"]:
-        out.append(f"    next  {storage.join(root, 'errors')} says which clips failed and why; --retry_failed true redoes their rows")
+        out.append(
+            f"    next  {storage.join(root, 'errors')} says which clips failed and why; --retry_failed true redoes their rows"
+        )
     if run["pending"]:
         out.append("    next  start the same command again: pending rows are tried, committed ones are kept")
     out.append(f"    next  gexia shards report {root}")

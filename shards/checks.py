@@ -1,7 +1,7 @@
 """What one sample promises, checked against its members: the json's fields, texts, timestamps and frames."""
 
 import json
-from typing import Iterator
+from collections.abc import Iterator
 
 import simplejpeg
 

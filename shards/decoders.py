@@ -22,7 +22,9 @@ _SKIPPING_CODECS = {"h264", "hevc"}
 _INDEXED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
-def _pyav_frames(path: str | BinaryIO, timeline: Timeline, wanted: np.ndarray, tick) -> Iterator[tuple[int, av.VideoFrame | None]]:
+def _pyav_frames(
+    path: str | BinaryIO, timeline: Timeline, wanted: np.ndarray, tick
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
     due = iter(wanted.tolist())
     expected = next(due, None)
     with open_container(path) as container:

@@ -50,9 +50,7 @@ RESERVED_FIELDS = frozenset(
     "frame_ms width height decoder clips summary format version".split()
 )
 
-_COMMON_FIELDS = frozenset(
-    "key sample_id granularity split source_id duration_ms sentences frame_ms width height".split()
-)
+_COMMON_FIELDS = frozenset("key sample_id granularity split source_id duration_ms sentences frame_ms width height".split())
 _CLIP_FIELDS = frozenset("clip_id video start_ms end_ms caption decoder".split())
 
 # Columns of a catalog (in any case) that always travel along, into each sample's json.

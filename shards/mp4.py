@@ -161,9 +161,7 @@ def _copied(parts: list[bytes], offsets_ms: list[int], deadline: float) -> bytes
 def _spawn(graph, output, errors, *more) -> subprocess.Popen:
     command = ffmpeg.compile(graph.global_args("-v", "error", "-filter_threads", "1").overwrite_output())
     descriptors = [file.fileno() for file in (output, *more)]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, pass_fds=descriptors
-    )
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, pass_fds=descriptors)
 
 
 def _path(file) -> str:

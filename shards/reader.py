@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -120,7 +120,8 @@ def _card(dataset: Dataset, shard: Shard, line: dict) -> str:
 def _short_card(members: dict, fields: dict, shard: Shard, line: dict) -> str:
     text = bytes(members.get("txt", b"")).decode()
     return (
-        f"<article class=card>{_sheet(members, range(len(fields['frame_ms'])), _SHORT_FRAMES)}<p class=caption>{escape(text)}</p>"
+        f"<article class=card>{_sheet(members, range(len(fields['frame_ms'])), _SHORT_FRAMES)}"
+        f"<p class=caption>{escape(text)}</p>"
         f"<p class=meta>{_place(shard, line)} · {escape(str(fields['clip_id']))}</p></article>"
     )
 
@@ -134,7 +135,8 @@ def _long_card(members: dict, fields: dict, shard: Shard, line: dict) -> str:
         f"<article class=card>{_summary(fields['summary'], members)}<div class=clips>{clips}</div>"
         f"<details><summary class=label>long text, {line['words']:,} words</summary>"
         f"<p>{escape(bytes(members['txt']).decode())}</p></details>"
-        f"<p class=meta>{_place(shard, line)} · {len(fields['frame_ms'])} frames · source {escape(fields['source_id'])}</p></article>"
+        f"<p class=meta>{_place(shard, line)} · {len(fields['frame_ms'])} frames · source {escape(fields['source_id'])}</p>"
+        "</article>"
     )
 
 
@@ -199,9 +201,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     """A table; columns whose name starts with # hold numbers."""
     style = [" class=number" if name.startswith("#") else "" for name in header]
     head = "".join(f"<th{s}>{escape(name.lstrip('#'))}</th>" for name, s in zip(header, style))
-    body = "".join(
-        f"<tr>{''.join(f'<td{s}>{escape(str(cell))}</td>' for cell, s in zip(row, style))}</tr>" for row in rows
-    )
+    body = "".join(f"<tr>{''.join(f'<td{s}>{escape(str(cell))}</td>' for cell, s in zip(row, style))}</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 import fsspec
 

@@ -1,8 +1,8 @@
 """Tar archives by their 512-byte headers: written so that equal samples give equal bytes, read without copies."""
 
 import tarfile
-from collections.abc import Callable
-from typing import BinaryIO, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
 
 from shards.format import TAR_BLOCK
 

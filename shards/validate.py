@@ -1,8 +1,9 @@
 """Every promise of the format, checked against the bytes: one pass over each tar, one sample in memory at a time."""
 
 import hashlib
+from collections.abc import Iterator
 from itertools import groupby
-from typing import BinaryIO, Iterator, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 

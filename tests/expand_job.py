@@ -15,7 +15,9 @@ CONFIG = ["--config", "configs/expand/local.yaml"]
 def start(catalog, output, *more) -> subprocess.Popen:
     command = [sys.executable, "-m", "gex_pipeline.expand", *CONFIG, "--input.path", catalog, "--output.path", output]
     command += ["--ray.num_cpus", 2, *more]
-    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        list(map(str, command)), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen, timeout=240) -> str:

@@ -183,7 +183,9 @@ def export(output: Path, model: PyTorchModelHubMixin, streams: dict, files: dict
     (temporary / STREAMS_FILE).write_text(json.dumps(streams))
     for name, data in files.items():
         (temporary / name).write_bytes(data)
-    if all((final / path.name).is_file() and filecmp.cmp(path, final / path.name, shallow=False) for path in temporary.iterdir()):
+    if all(
+        (final / path.name).is_file() and filecmp.cmp(path, final / path.name, shallow=False) for path in temporary.iterdir()
+    ):
         shutil.rmtree(temporary)  # the same model: what evaluations have put beside it stays
         return final
     shutil.rmtree(final, ignore_errors=True)

@@ -1,8 +1,8 @@
 """`gexia embed CHECKPOINT`: videos or texts -> a parquet file of their embeddings (float32, of length 1).
 
-    --data DIR         every sample of a dataset, its video and its texts: split, granularity, sample_id, what, embedding
-    --texts FILE       one text a line: text, embedding
-    --videos FILE ...  video files, each whole: video, duration_ms, embedding
+--data DIR         every sample of a dataset, its video and its texts: split, granularity, sample_id, what, embedding
+--texts FILE       one text a line: text, embedding
+--videos FILE ...  video files, each whole: video, duration_ms, embedding
 """
 
 import argparse

@@ -48,9 +48,7 @@ class Embedder:
     size and workers. folder: of the kept files; None: nothing is kept.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, model: nn.Module, batch: int, loader: DataConfig, folder: Path | None = None
-    ):
+    def __init__(self, accelerator: Accelerator, model: nn.Module, batch: int, loader: DataConfig, folder: Path | None = None):
         self._accelerator, self._model, self._batch, self._loader = accelerator, model, batch, loader
         self._folder, self._digest = folder, model_digest(model) if folder else None
 
@@ -108,7 +106,9 @@ class Embedder:
             numbers = torch.arange(len(of_sample), device=accelerator.device).repeat_interleave(of_sample)
             every = gather_uneven(accelerator, torch.cat([none, *rows[name]]))
             if not every.isfinite().all():
-                raise UserError(f"{dataset.url}: the model's embeddings are no numbers; its weights are damaged, or training diverged")
+                raise UserError(
+                    f"{dataset.url}: the model's embeddings are no numbers; its weights are damaged, or training diverged"
+                )
             found[name] = Embedded(every, numbers, sample_ids)
         return found
 

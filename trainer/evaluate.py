@@ -132,8 +132,7 @@ def write(config: EvaluateConfig, recipes: dict[str, Recipe], weights: str, foun
     settings = {name: vars(recipe) for name, recipe in recipes.items()}
     about = f"{results.about(config.checkpoint, weights, settings)} Ties count in expectation over their order."
     tables = "\n".join(
-        f"{one['data']} ({one['digest'][:8]}), {one['split']}\n\n{about}\n\n{results.markdown(one['results'])}"
-        for one in found
+        f"{one['data']} ({one['digest'][:8]}), {one['split']}\n\n{about}\n\n{results.markdown(one['results'])}" for one in found
     )
     print(tables)
     run = {"checkpoint": config.checkpoint, "weights": weights, "precision": config.precision}

@@ -118,7 +118,9 @@ def run_steps(
     """
     output = Path(config.output)
     if config.optim.warmup >= config.steps:
-        accelerator.print(f"warning: optim.warmup {config.optim.warmup} of {config.steps} steps: the rate never reaches its peak")
+        accelerator.print(
+            f"warning: optim.warmup {config.optim.warmup} of {config.steps} steps: the rate never reaches its peak"
+        )
     with (
         Journal(accelerator, config, done, peak_flops) as journal,
         StopSignal(60 * saving.every_minutes, output / "pid") as stop,

@@ -19,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 @dataclass
 class LossConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"  # sigmoid is SigLIP's
-    max_scale: float | None = None  # most that the learned 1 / temperature becomes; null: 100 for infonce (CLIP's), any for sigmoid
+    max_scale: float | None = (
+        None  # most that the learned 1 / temperature becomes; null: 100 for infonce (CLIP's), any for sigmoid
+    )
     chunk: int | None = None  # rows whose scores are held at once; null: all
 
     @torch.no_grad()
@@ -166,4 +168,3 @@ def _world_size() -> int:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-

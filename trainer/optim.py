@@ -34,9 +34,7 @@ class OptimConfig:
     ema_decay: float = 0.0  # of the average of the weights that is saved as the model; 0: the last weights are
 
 
-def create_optimizer(
-    model: nn.Module, config: OptimConfig, inits: dict[str, TowerInit] | None = None
-) -> torch.optim.AdamW:
+def create_optimizer(model: nn.Module, config: OptimConfig, inits: dict[str, TowerInit] | None = None) -> torch.optim.AdamW:
     """AdamW over groups of one rate and decay each; a group keeps its peak rate as `peak_lr`.
 
     `inits`: each tower's (`ModelConfig.tower_inits`); None: both are fine-tuned. Parameters without a rate are frozen.

@@ -296,9 +296,7 @@ def _check_lanes(name: str, batch: int, lanes: int) -> None:
         raise UserError(f"stream {name}: batch ({batch}) and lanes ({lanes}) must be at least 1")
     if batch % lanes:
         near = _nearest([n for n in range(1, batch + 1) if batch % n == 0], lanes)
-        raise UserError(
-            f"stream {name}: lanes must divide batch, but {batch} / {lanes} does not; nearest lanes: {near}"
-        )
+        raise UserError(f"stream {name}: lanes must divide batch, but {batch} / {lanes} does not; nearest lanes: {near}")
 
 
 def _check_ranks(name: str, batch: int, lanes: int, world_size: int) -> None:

@@ -81,9 +81,7 @@ def _windows(contents: list[np.ndarray], part: Part, index: Index, epoch: int) -
     return [Window(epoch, *columns) for columns in split]
 
 
-def evaluation_plans(
-    index: Index, recipe: Recipe, batch: int, rank: int, world_size: int, name: str
-) -> Iterator[BatchPlan]:
+def evaluation_plans(index: Index, recipe: Recipe, batch: int, rank: int, world_size: int, name: str) -> Iterator[BatchPlan]:
     """Plans that take every sample once, in order: rank r has the r-th run of them, the last batch is what is left."""
     ends = np.cumsum([shard.samples for _, shard in index.shards])
     total = int(ends[-1]) if len(ends) else 0

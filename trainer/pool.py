@@ -56,7 +56,6 @@ class _Job:
     spares: Counter = field(default_factory=Counter)  # row -> spare windows tried
     filling: dict[int, list] = field(default_factory=dict)  # read task of a spare window -> the row to decode from it
 
-
     def done(self) -> bool:
         return self.decoding is not None and not self.decoding and not self.filling
 

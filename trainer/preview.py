@@ -104,8 +104,7 @@ def _batch(batch: Batch, samples: int) -> str:
 def _sample(batch: Batch, i: int) -> str:
     frames = "".join(_frame(f) if real else "<span></span>" for f, real in zip(batch.frames[i], batch.frame_mask[i]))
     texts = "".join(
-        f"<dt>{escape(view)}</dt><dd>{_text(batch.sentences[view][i], text, i)}</dd>"
-        for view, text in batch.texts.items()
+        f"<dt>{escape(view)}</dt><dd>{_text(batch.sentences[view][i], text, i)}</dd>" for view, text in batch.texts.items()
     )
     return (
         f"<article><div class=frames>{frames}</div><dl>{texts}</dl>"

@@ -88,9 +88,7 @@ def _best(dataset: Dataset, granularity: str, where: list[tuple[str, str]], scor
         split: samples_by_id(dataset, split, granularity, [name for of, name in chosen if of == split])
         for split in {split for split, _ in chosen}
     }
-    return [
-        Hit(score, split, stored[split][name]) for score, (split, name) in zip(best.values.tolist(), chosen, strict=True)
-    ]
+    return [Hit(score, split, stored[split][name]) for score, (split, name) in zip(best.values.tolist(), chosen, strict=True)]
 
 
 def _line(place: int, hit: Hit) -> str:
@@ -109,7 +107,8 @@ def times(sample: Sample) -> list[str]:
 def page(title: str, found: dict[str, list[Hit]]) -> str:
     """The page as HTML, self-contained: each query with the samples found for it."""
     body = "".join(
-        f"<section><h2>{escape(query)}</h2><div class=found>{''.join(map(_card, range(1, len(hits) + 1), hits))}</div></section>"
+        f"<section><h2>{escape(query)}</h2>"
+        f"<div class=found>{''.join(map(_card, range(1, len(hits) + 1), hits))}</div></section>"
         for query, hits in found.items()
     )
     template = Template(Path(__file__).with_name("search_page.html").read_text())

@@ -116,9 +116,7 @@ def run(root: str, work: str) -> dict[int, list[tuple[list[Step], list[Step]]]]:
     for processes in running:
         while not processes.join():
             pass
-    return {
-        ranks: [torch.load(f"{work}/{ranks}/{rank}.pt", weights_only=False) for rank in range(ranks)] for ranks in (1, 2)
-    }
+    return {ranks: [torch.load(f"{work}/{ranks}/{rank}.pt", weights_only=False) for rank in range(ranks)] for ranks in (1, 2)}
 
 
 def compare(found: dict[int, list[tuple[list[Step], list[Step]]]]) -> dict[str, str | None]:

@@ -64,9 +64,7 @@ class Streams:
         required: tuple[str, ...] = (),
     ):
         if data.weights is not None and len(data.weights) != len(datasets):
-            raise UserError(
-                f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each"
-            )
+            raise UserError(f"loader.weights has {len(data.weights)} entries for {len(datasets)} datasets; give one each")
         self.digests = [dataset.manifest["digest"] for dataset in datasets]
         self._rank, self._world_size = rank, world_size
         self._indices: dict[str, list[Index]] = {}
@@ -103,9 +101,7 @@ class Streams:
 
     def batches(self, start_step: int, steps: int) -> Iterator[Batch]:
         """The rank's batches of the steps [start_step, start_step + steps), each step's the same whatever the start."""
-        plans = training_plans(
-            self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps
-        )
+        plans = training_plans(self.order, self._indices, self._recipes, self._rank, self._world_size, start_step, steps)
         for plan, pixels, rows in self._pool.run(plans) if self._pool else run_inline(plans, self._tars):
             self._assemble.count(plan, rows)
             yield self._assemble(plan, pixels, rows)
@@ -189,7 +185,12 @@ def _parts(
 
 
 def _check(data: DataConfig, frames: int, batch: int) -> None:
-    for what, value, least in (("workers", data.workers, 0), ("size", data.size, 1), ("frames", frames, 1), ("batch", batch, 1)):
+    for what, value, least in (
+        ("workers", data.workers, 0),
+        ("size", data.size, 1),
+        ("frames", frames, 1),
+        ("batch", batch, 1),
+    ):
         if value < least:
             raise UserError(f"{what}: {value} is under {least}")
 
@@ -257,9 +258,7 @@ class _Assembler:
         if self.failures.total() > self._max_failures:
             raise UserError(f"more bad samples than max_failures={self._max_failures} allows: {self._summary()}")
         if row.decoded is None and plan.spare:
-            raise UserError(
-                f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}"
-            )
+            raise UserError(f"stream {plan.stream}, step {plan.step}: nothing to replace a bad sample: {self._summary()}")
 
     def _summary(self) -> str:
         worst = [f"{count} {kind} in {url}" for (kind, url), count in self.failures.most_common(3)]

@@ -74,7 +74,15 @@ def compare(rows: list[dict], published: list[dict]) -> str:
 def _question(row: dict) -> tuple[str, ...]:
     """What a result must share with another to be compared with it."""
     benchmark = row.get("benchmark") or f"{row['data']} ({row['digest'][:8]})"
-    return benchmark, row.get("variant", ""), row["split"], row["granularity"], row["task"], row.get("view", ""), row.get("direction", "")
+    return (
+        benchmark,
+        row.get("variant", ""),
+        row["split"],
+        row["granularity"],
+        row["task"],
+        row.get("view", ""),
+        row.get("direction", ""),
+    )
 
 
 def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -> str:
@@ -88,7 +96,10 @@ def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -
     ]  # fmt: skip
     title = ", ".join(filter(None, (benchmark, variant, split, f"{granularity} samples", task, view)))
     lines = [f"## {title}" + (f": {direction}" if direction else ""), ""]
-    lines += [_line(["model", "protocol", *names, "videos", "data", "source"]), "|---|---|" + "--:|" * (len(names) + 1) + "---|---|"]
+    lines += [
+        _line(["model", "protocol", *names, "videos", "data", "source"]),
+        "|---|---|" + "--:|" * (len(names) + 1) + "---|---|",
+    ]
     for row in rows:
         of = "" if row["of_videos"] is None else f" of {row['of_videos']:,}"
         where = f"{row['videos']:,}{of}", row["digest"][:8], "measured here"
@@ -97,7 +108,18 @@ def _table(question: tuple[str, ...], rows: list[dict], published: list[dict]) -
     lines += [_line(["chance", "", *map(shown, names, chance), "", "", ""]) for chance in chances]
     for figure in known:
         source = f"{figure['paper']}, {figure['table']}"
-        lines.append(_line([figure["model"], figure["setting"], *(shown(name, figure["metrics"].get(name)) for name in names), "", "", source]))
+        lines.append(
+            _line(
+                [
+                    figure["model"],
+                    figure["setting"],
+                    *(shown(name, figure["metrics"].get(name)) for name in names),
+                    "",
+                    "",
+                    source,
+                ]
+            )
+        )
     return "\n".join(lines) + "\n"
 
 

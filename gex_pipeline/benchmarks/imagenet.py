@@ -14,9 +14,7 @@ def read(annotations: Annotations, images: list[str]) -> pa.Table:
     folders = [path.split("/")[-2] for path in images]
     order = {folder: number for number, folder in enumerate(sorted(set(folders)))}
     if len(order) != len(names):
-        raise UserError(
-            f"--videos has images in {len(order)} class folders, but {names_file} names {len(names)} classes"
-        )
+        raise UserError(f"--videos has images in {len(order)} class folders, but {names_file} names {len(names)} classes")
     return records.table(
         [
             records.whole_video(path.split("/")[-1], "val") | {"label": names[order[folder]], "label_id": order[folder]}

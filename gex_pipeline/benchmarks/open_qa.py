@@ -4,7 +4,7 @@
 About 25 questions share a video, so one video is one sample that holds them all.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import pyarrow as pa
 

@@ -3,8 +3,8 @@
 A sample is one whole video, or its annotated segment.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import polars as pl
 import pyarrow as pa

@@ -3,10 +3,9 @@
 import lzma
 import os
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Callable
 
 import fsspec
 import polars as pl

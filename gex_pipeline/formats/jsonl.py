@@ -60,8 +60,7 @@ def _read_lines(lines: list[bytes], first_line: int, url: str) -> Table:
         frame = pl.read_ndjson(io.BytesIO(b"\n".join(good)), infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise UserError(
-            f"{url}: lines {numbers[0]}-{numbers[-1]}: a field changes its type from line to line: "
-            f"{str(error).splitlines()[0]}"
+            f"{url}: lines {numbers[0]}-{numbers[-1]}: a field changes its type from line to line: {str(error).splitlines()[0]}"
         ) from None
     return Table(frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), bad)
 

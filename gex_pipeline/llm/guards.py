@@ -21,7 +21,9 @@ LABEL = re.compile(
     r"|here('s|’s| is)\b[^:\n]{0,60}\b(summary|sentence|caption|version)\b[^:\n]{0,60})\**:\**\s*",
     re.I,
 )
-ANNOUNCING = re.compile(r"^(sure|certainly|of course|okay|here)\b|\b(summary|sentence|caption|version|answer)s?\b|[^\x00-\u2fff]", re.I)
+ANNOUNCING = re.compile(
+    r"^(sure|certainly|of course|okay|here)\b|\b(summary|sentence|caption|version|answer)s?\b|[^\x00-\u2fff]", re.I
+)
 WORD = re.compile(rf"(?=\w)[{sentences.UNSPACED}]|[^\W{sentences.UNSPACED}]+")
 QUOTES = "\"'“”‘’«»`*"
 ECHO_OF_PROMPT = 6  # so many words in a row from the prompt, not in the text

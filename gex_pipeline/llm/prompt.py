@@ -44,9 +44,7 @@ def load(path: str | None, max_words: int) -> Prompt:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"compress.prompt: cannot read {file}: {error}") from None
     before, *parts = TURN.split(content)
-    turns = tuple(
-        (role, body.strip().replace("{max_words}", str(max_words))) for role, body in zip(parts[::2], parts[1::2])
-    )
+    turns = tuple((role, body.strip().replace("{max_words}", str(max_words))) for role, body in zip(parts[::2], parts[1::2]))
     if before.strip() or not turns or turns[-1][0] != "user":
         raise UserError(f"compress.prompt: {file} must be turns under [system], [user], [assistant], the last a [user]")
     if len(PLACES.findall(content)) != 1 or not PLACES.search(turns[-1][1]):

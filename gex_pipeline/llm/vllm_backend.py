@@ -96,8 +96,8 @@ class VllmBackend:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         async for output in engine.generate(tokens_input(chat), sampling, str(next(self.numbers))):
-            self.progressed = time.monotonic()
-        return output
+            answer, self.progressed = output, time.monotonic()
+        return answer
 
     def result(self, output: RequestOutput, seconds: float) -> Result:
         made, count = output.outputs[0], len(output.prompt_token_ids)

@@ -111,10 +111,16 @@ def main() -> None:
             for name, bare in sides
         }
     for side, files in frames.items():
-        told = ", ".join(f"{what} {'/'.join(str(c.get(v, 0)) for v in ('right', 'wrong', 'none'))}" for what, c in files.items())
+        told = ", ".join(
+            f"{what} {'/'.join(str(c.get(v, 0)) for v in ('right', 'wrong', 'none'))}" for what, c in files.items()
+        )
         print(f"  {side:<16} {told}")
     print("  (frames right/wrong/not given)")
-    rows = [(f"{name}{what}", value[key], "clips/s") for key, what in (("clips_s", ""), ("cpu_clips_s", " by processor time")) for name, value in speeds.items()]
+    rows = [
+        (f"{name}{what}", value[key], "clips/s")
+        for key, what in (("clips_s", ""), ("cpu_clips_s", " by processor time"))
+        for name, value in speeds.items()
+    ]
     first, *others = (value["cpu_clips_s"] for value in speeds.values())
     emit("decoders", rows, first / max(others), "the first decoder is the fastest: >= 1, by processor time", frames=frames)
 

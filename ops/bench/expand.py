@@ -62,7 +62,9 @@ def job(folder: Path, output: str) -> dict:
     started = time.monotonic()
     assert expand.run(config) == expand.EXIT_DONE
     total = time.monotonic() - started
-    first = min(p.stat().st_mtime - json.loads(p.read_text())["seconds"] for p in Path(output, "commits").glob("*.extract.json"))
+    first = min(
+        p.stat().st_mtime - json.loads(p.read_text())["seconds"] for p in Path(output, "commits").glob("*.extract.json")
+    )
     account = json.loads(Path(output, "run.json").read_text())
     startup = sum(spent.values()) + max(0.0, first - began[0])
     return {"clips": account["represented"], "total": total, "startup": startup, "busy": account["busy_seconds"]}

@@ -51,7 +51,7 @@ def same_source_pairs(rows: list[np.ndarray], window_samples: int, steps: int) -
     """Pairs of clips of one source in a batch, on average over the first steps; and a uniform shuffle's."""
     sources = np.concatenate(rows)
     stream = Stream("svst", [[len(row) for row in rows]], [1.0], BATCH, BATCH, DataConfig().block, window_samples, seed=0)
-    (_, walk, _), = stream.walks(0, 1)
+    ((_, walk, _),) = stream.walks(0, 1)
     found = [_pairs(sources[walk.at(step).samples.ravel()]) for step in range(min(steps, walk.part.steps))]
     return float(np.mean(found)), _pairs(sources) * BATCH * (BATCH - 1) / (len(sources) * (len(sources) - 1))
 
@@ -81,7 +81,7 @@ def cost(samples: int, window_samples: int) -> dict[str, float]:
     index = Index([(dataset, shard) for shard in shards])
     index.spans(np.arange(len(sizes)), np.zeros(len(sizes), np.int64))
     stream = Stream("svst", [sizes], [1.0], BATCH, BATCH, DataConfig().block, window_samples, seed=0)
-    (_, walk, _), = stream.walks(0, 1)
+    ((_, walk, _),) = stream.walks(0, 1)
     walk.at(0)
     held = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - arrow
     tracemalloc.stop()

@@ -107,8 +107,15 @@ def main() -> None:
     rows += [(f"ours: {name}", seconds, "s") for name, seconds in mine["stages"].items()]
     rows += [("peak of polars alone", peer["peak_gib"], "GiB"), ("peak of ours", mine["peak_gib"], "GiB")]
     emit(
-        "plan", rows, mine["seconds"] / peer["seconds"], "at most 3, aim 2",
-        clips=mine["clips"], sources=peer["groups"], groups=mine["groups"], digest=mine["digest"], engine=args.engine,
+        "plan",
+        rows,
+        mine["seconds"] / peer["seconds"],
+        "at most 3, aim 2",
+        clips=mine["clips"],
+        sources=peer["groups"],
+        groups=mine["groups"],
+        digest=mine["digest"],
+        engine=args.engine,
     )
 
 

@@ -22,7 +22,15 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def prepare(args: argparse.Namespace) -> Path:
     """The folder with clips.jsonl and videos/."""
     if not (args.work / "work.json").exists():
-        command = [sys.executable, SHARED / "bench/make_work.py", args.work, "--sources", args.sources, "--footage", *args.footage]
+        command = [
+            sys.executable,
+            SHARED / "bench/make_work.py",
+            args.work,
+            "--sources",
+            args.sources,
+            "--footage",
+            *args.footage,
+        ]
         subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
     return args.work
 

@@ -1,6 +1,6 @@
 """`report.html` of the demo: what was made, how training went, what the model finds. One self-contained file.
 
-    python -m ops.demo.page demo
+python -m ops.demo.page demo
 """
 
 import argparse
@@ -190,9 +190,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     """A table of HTML cells; columns whose name starts with # hold numbers."""
     style = [" class=number" if name.startswith("#") else "" for name in header]
     head = "".join(f"<th{s}>{escape(name.lstrip('#'))}</th>" for name, s in zip(header, style, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{s}>{cell}</td>' for cell, s in zip(row, style, strict=True))}</tr>" for row in rows
-    )
+    body = "".join(f"<tr>{''.join(f'<td{s}>{cell}</td>' for cell, s in zip(row, style, strict=True))}</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

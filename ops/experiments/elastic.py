@@ -44,7 +44,12 @@ def training(steps: int) -> dict:
     for stream, batch in {"svst": 24, "lv": 8, "it": 64}.items():
         config["streams"][stream]["batch"] = batch
     config["optim"]["warmup"] = steps // 10
-    return config | {"steps": steps, "trackers": [], "log_every": 10, "checkpoint": {"every_steps": max(steps // 20, 2), "keep": 1}}
+    return config | {
+        "steps": steps,
+        "trackers": [],
+        "log_every": 10,
+        "checkpoint": {"every_steps": max(steps // 20, 2), "keep": 1},
+    }
 
 
 def command(output: Path, data: Path, ranks: int, seed: int) -> list:
@@ -121,7 +126,10 @@ def compare(output: Path, data: Path, seeds: list[int], kills: list[int]) -> tup
     differences = [difference(losses(killed), losses(calm), done) for _, done in starts[1:]]
     went_on = [ranks for ranks, _ in starts] == list(RANKS)
     lines = [f"Sample ids of {len(expected)} steps: {'the same' if same else 'NOT the same'}.\n"]
-    lines += ["| killed after step | resumed from | processes | largest difference of a loss over the next 5 steps |", "|--:|--:|--:|--:|"]
+    lines += [
+        "| killed after step | resumed from | processes | largest difference of a loss over the next 5 steps |",
+        "|--:|--:|--:|--:|",
+    ]
     lines += [f"| {k} | {done} | {n} | {d:.1e} |" for k, (n, done), d in zip(kills, starts[1:], differences)]
     runs = {f"calm, seed {seed}": recalls(output / f"calm-{seed}", data) for seed in seeds}
     ended = recalls(killed, data)

@@ -124,7 +124,10 @@ def table(reports: dict[str, list[dict]]) -> str:
 def learned(output: Path, arms: list[str], seeds: list[int]) -> str:
     """How far the training of each arm came: means over seeds of its last losses, and when it began to tell long texts
     apart, a number a seed."""
-    lines = [f"| last {LAST} steps of a stream | steps on short | loss on short | on long | on image | on long under {BEGUN} from step |"]
+    lines = [
+        f"| last {LAST} steps of a stream | steps on short | loss on short | on long | on image "
+        f"| on long under {BEGUN} from step |"
+    ]
     lines.append("|---|--:|--:|--:|--:|---|")
     for arm in arms:
         runs = [_stream_losses(output / "runs" / slug(arm, seed)) for seed in seeds]
@@ -145,7 +148,10 @@ def _stream_losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _begun(losses: list[tuple[int, float]], window: int = 5) -> int | None:
     """The first step at which the mean of so many losses is under BEGUN."""
-    means = ((losses[i][0], statistics.mean(loss for _, loss in losses[i + 1 - window : i + 1])) for i in range(window - 1, len(losses)))
+    means = (
+        (losses[i][0], statistics.mean(loss for _, loss in losses[i + 1 - window : i + 1]))
+        for i in range(window - 1, len(losses))
+    )
     return next((step for step, mean in means if mean < BEGUN), None)
 
 

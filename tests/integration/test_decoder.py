@@ -77,7 +77,8 @@ def test_a_hang_costs_the_clip_in_progress(path):
 def test_a_process_that_waits_in_the_kernel_for_a_file_is_known(tmp_path):
     """Here as there: posix_spawn blocks its caller, uninterruptibly, until its child has opened the pipe."""
     os.mkfifo(tmp_path / "pipe")
-    spawn = f"os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {str(tmp_path / 'pipe')!r}, 0, 0)])"
+    opened = f"(os.POSIX_SPAWN_OPEN, 0, {str(tmp_path / 'pipe')!r}, 0, 0)"
+    spawn = f"os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[{opened}])"
     waiting = subprocess.Popen([sys.executable, "-c", f"import os; {spawn}"])
     asleep = subprocess.Popen(["sleep", "60"])
     try:
@@ -206,7 +207,9 @@ def test_the_child_dies_with_its_parent(path):
 
 
 def test_the_child_loads_neither_ray_nor_torch():
-    code = "import sys, gex_pipeline.decode_child, shards.video, simplejpeg; print({'ray', 'torch', 'polars'} & set(sys.modules))"
+    code = (
+        "import sys, gex_pipeline.decode_child, shards.video, simplejpeg; print({'ray', 'torch', 'polars'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "set()"
 

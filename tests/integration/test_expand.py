@@ -199,7 +199,12 @@ def test_how_the_work_is_done_does_not_change_the_bytes(tmp_path):
     assert {sample["video"] for sample in samples(tmp_path / "out", "short")} == {"a.mp4", "b.mp4"}
     card = (tmp_path / "out/README.md").read_text()
     assert "| CC-BY \\| 4.0 | 3 |" in card and "| not stated | 3 |" in card
-    [clip] = {json.dumps([c.get("license"), c["attribution"]]) for s in samples(tmp_path / "out", "long") for c in s["clips"] if c["video"] == "a.mp4"}
+    [clip] = {
+        json.dumps([c.get("license"), c["attribution"]])
+        for s in samples(tmp_path / "out", "long")
+        for c in s["clips"]
+        if c["video"] == "a.mp4"
+    }
     assert clip == '["CC-BY | 4.0", "by a"]'
 
 

@@ -35,9 +35,7 @@ TRAIN = [
 
 
 def gexia(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "gexia", *map(str, arguments)], capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run([sys.executable, "-m", "gexia", *map(str, arguments)], capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +75,9 @@ def test_each_question_is_a_sample_with_its_segments_frames(benchmark):
         ["a dog", "a cup, red", "nothing", "a paper"],
     )
     assert (second["options"], second["answer"], second["answer_id"]) == (["one", "two", "one", "one"], "one", 3)
-    assert all(
-        130_000 <= ms < 140_000 for ms in val["how2qa_val_00002"]["frame_ms"]
-    )  # the video ends before the segment
+    assert all(130_000 <= ms < 140_000 for ms in val["how2qa_val_00002"]["frame_ms"])  # the video ends before the segment
     windowed = val["how2qa_val_00004"]  # only the 60 s window from 60 s on is there
-    assert windowed["video"].endswith("piYcgGdO8_w_60_120.mp4") and all(
-        3_000 <= ms < 9_000 for ms in windowed["frame_ms"]
-    )
+    assert windowed["video"].endswith("piYcgGdO8_w_60_120.mp4") and all(3_000 <= ms < 9_000 for ms in windowed["frame_ms"])
     assert {sample["frames"] for sample in val.values()} == {3}
     (train,) = samples(benchmark[2], "train").values()
     assert (train["answer"], train["split"]) == ("z", "train")

@@ -128,7 +128,9 @@ def test_any_number_of_ranks_has_the_losses_of_one_over_all_streams(any_ranks, r
 
 
 def test_held_out_samples_are_searched_during_training_with_the_same_numbers_on_any_ranks(any_ranks, home):
-    one, two = (map(json.loads, (output / "validation.jsonl").read_text().splitlines()) for output in (any_ranks[1], any_ranks[2]))
+    one, two = (
+        map(json.loads, (output / "validation.jsonl").read_text().splitlines()) for output in (any_ranks[1], any_ranks[2])
+    )
     for first, second, step in zip(one, two, (4, 6), strict=True):
         assert first == second and first["step"] == step
         names = [(row["stream"], row["view"], row["direction"], row["candidates"]) for row in first["results"]]

@@ -156,9 +156,7 @@ def test_the_evaluation_config_that_comes_with_the_project_is_the_papers():
     assert evaluate.choose_recipes(config) == evaluate.choose_recipes(plain)
 
 
-def test_the_tiny_config_trains_on_seven_long_samples_and_the_folder_is_then_taken(
-    monkeypatch, capsys, tmp_path, data, small
-):
+def test_the_tiny_config_trains_on_seven_long_samples_and_the_folder_is_then_taken(monkeypatch, capsys, tmp_path, data, small):
     output = tmp_path / "run"
     run = ["--config", TINY, "--data", data, "--output", output, *small, "--steps", "4"]
     assert call(monkeypatch, capsys, "pretrain", *run)[0] == 0
@@ -179,9 +177,7 @@ def test_the_tiny_config_trains_on_seven_long_samples_and_the_folder_is_then_tak
     assert_refused(call(monkeypatch, capsys, "evaluate", "--data", data), "checkpoint: not given")
 
 
-def test_a_step_without_finite_gradients_ends_the_run_with_its_samples_on_disk(
-    monkeypatch, capsys, tmp_path, data, small
-):
+def test_a_step_without_finite_gradients_ends_the_run_with_its_samples_on_disk(monkeypatch, capsys, tmp_path, data, small):
     real = pretrain.create_model
 
     def poisoned(config):

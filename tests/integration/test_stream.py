@@ -205,9 +205,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone(root):
     def by_sample(seed, steps, **changes):
         config = {"svst": StreamConfig("short", ["caption"], {}, frames=2, **{"batch": 12, **changes})}
         with streams(root, config, seed=seed) as stream:
-            return {
-                s: frame.numpy().tobytes() for b in stream.batches(*steps) for s, frame in zip(b.sample_ids, b.frames)
-            }
+            return {s: frame.numpy().tobytes() for b in stream.batches(*steps) for s, frame in zip(b.sample_ids, b.frames)}
 
     epoch, other_batch = by_sample(0, (0, 5)), by_sample(0, (0, 3), batch=20)
     assert epoch == other_batch and len(epoch) == 60
@@ -222,7 +220,9 @@ def test_a_stream_may_have_a_frame_sampling_of_its_own(root):
             return {s: f.numpy().tobytes() for b in stream.batches(0, 10) for s, f in zip(b.sample_ids, b.frames)}
 
     centred, random = frames(frame_sampling="centred"), frames()
-    with streams(root, {"svst": StreamConfig("short", ["caption"], {}, 2, 12)}, frame_sampling="centred", crop="centre") as stream:
+    with streams(
+        root, {"svst": StreamConfig("short", ["caption"], {}, 2, 12)}, frame_sampling="centred", crop="centre"
+    ) as stream:
         assert all(centred[s] == f.numpy().tobytes() for b in stream.batches(0, 5) for s, f in zip(b.sample_ids, b.frames))
     assert sum(centred[s] != random[s] for s in centred) > 20
 

@@ -1,7 +1,8 @@
 """`gexia stream preview`."""
 
-import gexia
 from make_dataset import make_dataset
+
+import gexia
 from shards.reader import iter_shard, open_dataset
 
 

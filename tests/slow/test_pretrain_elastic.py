@@ -55,7 +55,9 @@ def test_a_store_that_does_not_answer_ends_the_run_on_all_ranks_and_is_named(hom
     stuck.unlink()
     os.mkfifo(stuck)
     patience = ["--loader.read_seconds", 1000, "--loader.stall_seconds", 3]
-    run = launch("pretrain.py", 2, "--config", home / "config.yaml", "--data", tmp_path / "data", *patience, "--output", tmp_path)
+    run = launch(
+        "pretrain.py", 2, "--config", home / "config.yaml", "--data", tmp_path / "data", *patience, "--output", tmp_path
+    )
     family = []
     while run.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, subprocess.TimeoutExpired):

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import psutil
-
 from make_dataset import make_dataset
 
 ROOT = Path(__file__).parents[2]

@@ -39,9 +39,7 @@ def lsmdc_line(clip, sentence):
 
 def test_lsmdc_repeated_clip_ids_keep_all_their_captions(parse):
     train = lsmdc_line("0001_Film_00.00.10-00.00.14", 'SOMEONE says "hi", waves.')
-    train += lsmdc_line("0002_Other_00.01.00-00.01.04", "A car.") + lsmdc_line(
-        "0001_Film_00.00.10-00.00.14", "He leaves."
-    )
+    train += lsmdc_line("0002_Other_00.01.00-00.01.04", "A car.") + lsmdc_line("0001_Film_00.00.10-00.00.14", "He leaves.")
     test = lsmdc_line("0003_Film_00.00.01-00.00.02", '"Unbalanced.')
     rows = parse("lsmdc", {"LSMDC16_annos_training.csv": train, "LSMDC16_challenge_1000_publictect.csv": test})
     assert fields(rows, "clip_id", "split", "captions") == [
@@ -117,9 +115,7 @@ def test_annotations_of_no_sample_are_refused(tmp_path, capsys):
 
 
 def test_lvu_regression_targets_are_the_published_ones(parse, tmp_path):
-    rows = parse(
-        "lvu", {"like_ratio/test.csv": "like_count dislike_count youtube_id imdb_id\n30 10 v1 tt\n"}, "like_ratio"
-    )
+    rows = parse("lvu", {"like_ratio/test.csv": "like_count dislike_count youtube_id imdb_id\n30 10 v1 tt\n"}, "like_ratio")
     assert rows[0]["target"] == 10 * 30 / 40 - 9.138220535629456
     rows = parse("lvu", {"view_count/val.csv": "view_count youtube_id imdb_id\n1000 v2 tt\n"}, "view_count")
     assert rows[0]["target"] == math.log(1000) - 11.76425435683139
@@ -255,9 +251,7 @@ def test_wrong_use_is_one_line(parse, name, variant, message):
         parse(name, {}, variant)
 
 
-@pytest.mark.parametrize(
-    "content, message", [(b"\xff\xfe", "cannot be read"), (b"{", "not JSON"), (b"[]", "holds a list")]
-)
+@pytest.mark.parametrize("content, message", [(b"\xff\xfe", "cannot be read"), (b"{", "not JSON"), (b"[]", "holds a list")])
 def test_broken_files_are_named(parse, content, message):
     with pytest.raises(UserError, match=f"COIN.json: {message}"):
         parse("coin", {"COIN.json": content})
@@ -344,9 +338,7 @@ def test_a_store_that_is_down_is_one_line(monkeypatch):
 
 def test_a_half_found_video_counts_as_missing(tmp_path):
     touch(tmp_path, "x_0_60.mp4")
-    windows = [
-        {"video": "x", "alt_video": f"x_{s}_{s + 60}", "alt_shift": -float(s), "start": s + 1.0} for s in (0, 60)
-    ]
+    windows = [{"video": "x", "alt_video": f"x_{s}_{s + 60}", "alt_shift": -float(s), "start": s + 1.0} for s in (0, 60)]
     paths, rows, coverage = found(tmp_path, *windows)
     assert paths == ["x_0_60.mp4", "x.mp4"] and fields(rows, "start") == [(1.0,), (61.0,)]
     assert str(coverage) == "0 of 1 videos"

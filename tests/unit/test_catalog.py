@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from make_video import pattern_video
 
 from gex_pipeline import catalog, plan
 from gex_pipeline.config import ExpandConfig, InputConfig
-from make_video import pattern_video
 from shards.errors import UserError
 
 ROWS = [
@@ -67,7 +67,11 @@ def write_table(path, rows):
 def test_every_format_gives_the_same_clips(tmp_path, name):
     clips, ledger, _ = load(write_table(tmp_path / name, ROWS))
     assert ledger == []
-    assert [(c["start_ms"], c["end_ms"], c["duration_ms"]) for c in clips] == [(500, 2000, 1500), (2000, 3250, 1250), (None,) * 3]
+    assert [(c["start_ms"], c["end_ms"], c["duration_ms"]) for c in clips] == [
+        (500, 2000, 1500),
+        (2000, 3250, 1250),
+        (None,) * 3,
+    ]
     assert [c["caption"] for c in clips] == [row["caption"] for row in ROWS]
     assert [c["video"] for c in clips] == ["v/1.mp4", "v/1.mp4", "/abs/2.mp4"]
     assert [json.loads(c["extra"]) for c in clips] == [{"score": row["score"]} for row in ROWS]
@@ -85,7 +89,10 @@ def test_compressed_remote_and_globbed_tables_are_read(tmp_path):
     assert places(remote, "memory://catalogs/in/*.jsonl") == ["memory:///catalogs/in/v/1.mp4"] * 2 + ["/abs/2.mp4"]
     assert places(remote, tmp_path / "t.jsonl") == [f"{tmp_path}/v/1.mp4"] * 2 + ["/abs/2.mp4"]
     (tmp_path / "x").mkdir()
-    jsonl(tmp_path / "x" / "1.jsonl", ROWS[:1]), jsonl(tmp_path / "x" / "2.jsonl", [row | {"score": "high"} for row in ROWS[1:]])
+    (
+        jsonl(tmp_path / "x" / "1.jsonl", ROWS[:1]),
+        jsonl(tmp_path / "x" / "2.jsonl", [row | {"score": "high"} for row in ROWS[1:]]),
+    )
     clips, _, _ = load(tmp_path / "x" / "*.jsonl", video_root="gs://bucket/videos/")
     there = ["gs://bucket/videos/v/1.mp4"] * 2 + ["/abs/2.mp4"]
     assert places(clips, tmp_path / "x" / "*.jsonl", video_root="gs://bucket/videos/") == there
@@ -155,7 +162,11 @@ def test_a_bad_row_is_a_ledger_line_that_names_its_place(tmp_path, row, kind, me
 
 
 def test_a_label_or_a_question_excuses_a_missing_caption(tmp_path):
-    rows = [clip(start=0, caption=None, label="dog"), clip(start=0.1, caption="", question="who?"), clip(start=0.2, caption=None)]
+    rows = [
+        clip(start=0, caption=None, label="dog"),
+        clip(start=0.1, caption="", question="who?"),
+        clip(start=0.2, caption=None),
+    ]
     clips, ledger, _ = load(jsonl(tmp_path / "t.jsonl", rows))
     assert len(clips) == 2 and [row["kind"] for row in ledger] == ["empty_caption"]
 
@@ -172,7 +183,9 @@ def test_a_malformed_json_line_costs_that_line(tmp_path, bad):
 
 def test_a_number_that_json_has_not_is_null(tmp_path):
     path = tmp_path / "t.jsonl"
-    path.write_text("".join(json.dumps(clip(start=i, end=9, score=s)) + "\n" for i, s in enumerate([0.5, float("nan"), float("inf")])))
+    path.write_text(
+        "".join(json.dumps(clip(start=i, end=9, score=s)) + "\n" for i, s in enumerate([0.5, float("nan"), float("inf")]))
+    )
     assert sorted(c["extra"] for c in load(path)[0]) == ['{"score":0.5}', "{}", "{}"]
 
 
@@ -222,7 +235,15 @@ def test_a_bad_filter_is_one_line_that_names_the_key(tmp_path, bad):
 
 
 def test_columns_are_mapped_and_the_others_pass_through(tmp_path):
-    row = {"url": "v.mp4", "from": 1, "to": 2, "text": "cat", "tags": ["x", {"y": 1}], "meta": {"b": 1, "a": 'q"'}, "none": None}
+    row = {
+        "url": "v.mp4",
+        "from": 1,
+        "to": 2,
+        "text": "cat",
+        "tags": ["x", {"y": 1}],
+        "meta": {"b": 1, "a": 'q"'},
+        "none": None,
+    }
     mapping = {"video": "url", "start": "from", "end": "to", "caption": "text", "topic": "meta"}
     path = jsonl(tmp_path / "t.jsonl", [row])
     [found], _, _ = load(path, columns=mapping)
@@ -279,7 +300,9 @@ def test_duplicates_are_dropped_whatever_the_order_or_refused(tmp_path):
 def test_captions_and_sentences_are_lists_in_every_format(tmp_path):
     rows = [clip(caption=None, captions=["a", "b"], sentences=["s"])]
     [from_jsonl], _, _ = load(jsonl(tmp_path / "t.jsonl", rows))
-    [from_csv], _, _ = load(write_table(tmp_path / "t.csv", [{k: json.dumps(v) if isinstance(v, list) else v for k, v in rows[0].items()}]))
+    [from_csv], _, _ = load(
+        write_table(tmp_path / "t.csv", [{k: json.dumps(v) if isinstance(v, list) else v for k, v in rows[0].items()}])
+    )
     assert (from_jsonl["captions"], from_jsonl["sentences"], from_jsonl["caption"]) == (["a", "b"], ["s"], "a")
     assert from_csv == from_jsonl
     [one], _, _ = load(write_table(tmp_path / "u.csv", [clip(captions="just text")]))
@@ -332,7 +355,10 @@ WRONG = [
 def test_wrong_use_is_one_line_with_the_key(tmp_path, monkeypatch, keys, message):
     monkeypatch.chdir(tmp_path)
     jsonl(tmp_path / "t.jsonl", ROWS), jsonl(tmp_path / "reserved.jsonl", [clip(key=1)])
-    jsonl(tmp_path / "lists.jsonl", [clip(video=["v"])]), pl.DataFrame([clip(raw=b"x")]).write_parquet(tmp_path / "bytes.parquet")
+    (
+        jsonl(tmp_path / "lists.jsonl", [clip(video=["v"])]),
+        pl.DataFrame([clip(raw=b"x")]).write_parquet(tmp_path / "bytes.parquet"),
+    )
     pl.DataFrame([clip(raw=[{"bytes": b"x"}])]).write_parquet(tmp_path / "bytes_in_struct.parquet")
     packed = gzip.compress(b"".join(b"%d" % i for i in range(9999)))
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-99])
@@ -374,7 +400,9 @@ def test_a_planned_clip_keeps_its_duration_when_its_file_comes_back(tmp_path):
     assert planned() == first
 
 
-anything = st.one_of(st.none(), st.integers(-5, 5), st.floats(), st.text(max_size=4), st.sampled_from(["00:00:01", "2.5", "x", "train"]))
+anything = st.one_of(
+    st.none(), st.integers(-5, 5), st.floats(), st.text(max_size=4), st.sampled_from(["00:00:01", "2.5", "x", "train"])
+)
 messy = st.fixed_dictionaries({}, optional={name: anything for name in catalog.COLUMNS[:9]} | {"label": anything})
 
 

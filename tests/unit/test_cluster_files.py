@@ -103,7 +103,9 @@ def test_the_image_copies_what_is_there_and_installs_extras_that_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
     assert all(f"COPY {name} {name}" in dockerfile for name in packages)
-    assert re.search(r"ARG STORES=(\S+)", dockerfile)[1] == "s3fs" and re.search(r"pip install .* \$\{STORES\}$", dockerfile, re.MULTILINE)
+    assert re.search(r"ARG STORES=(\S+)", dockerfile)[1] == "s3fs" and re.search(
+        r"pip install .* \$\{STORES\}$", dockerfile, re.MULTILINE
+    )
     extras = set(re.search(r"EXTRAS=(\S+) for", dockerfile)[1].split(",")) | {re.search(r"ARG EXTRAS=(\S+)", dockerfile)[1]}
     assert extras <= project["project"]["optional-dependencies"].keys()
     assert project["project"]["requires-python"] == ">=3.11" and "FROM python:3.11" in dockerfile

@@ -24,18 +24,36 @@ def test_frames_of_a_clip_are_in_order_distinct_and_centred(available, wanted):
 
 
 def clip(clip_id, caption, given_sentences=None, source="s", group=0, long=True) -> dict:
-    return {"clip_id": clip_id, "caption": caption, "sentences": given_sentences, "source_id": source, "group": group, "long": long}
+    return {
+        "clip_id": clip_id,
+        "caption": caption,
+        "sentences": given_sentences,
+        "source_id": source,
+        "group": group,
+        "long": long,
+    }
 
 
 def test_long_texts_are_the_captions_as_sentences():
-    group = [clip("a", " A dog runs. It barks! "), clip("b", "the dog sleeps"), clip("c", "x", ["one", "two."]), clip("d", None)]
+    group = [
+        clip("a", " A dog runs. It barks! "),
+        clip("b", "the dog sleeps"),
+        clip("c", "x", ["one", "two."]),
+        clip("d", None),
+    ]
     text = compose._long_text(group, ExpandConfig())
     assert text.text == "A dog runs. It barks! the dog sleeps. x."
     assert text.sentences == ["A dog runs.", "It barks!", "the dog sleeps.", "one.", "two."]
 
 
 def test_only_groups_with_enough_surviving_clips_are_long():
-    clips = [clip("a", "x"), clip("b", "x"), clip("c", "x", group=1), clip("d", "x", group=1), clip("e", "x", group=2, long=False)]
+    clips = [
+        clip("a", "x"),
+        clip("b", "x"),
+        clip("c", "x", group=1),
+        clip("d", "x", group=1),
+        clip("e", "x", group=2, long=False),
+    ]
     alive = {"a": (0, 1), "b": (1, 2), "c": (2, 3), "e": (3, 4)}
     groups = compose._surviving_groups(clips, alive, ExpandConfig())
     assert [[c["clip_id"] for c in group] for group in groups] == [["a", "b"]]

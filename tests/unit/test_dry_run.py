@@ -22,7 +22,12 @@ def test_the_sample_is_whole_groups_of_the_plan_always_the_same(by):
     part = dry_run.sample(planned)
     assert dry_run.SAMPLE_CLIPS <= part.counts["clips"] < dry_run.SAMPLE_CLIPS + 8
     assert {tuple(group) for group in groups(part)} <= {tuple(group) for group in groups(planned)}
-    assert part.counts == {"rows": 1, "clips": len(part.index), "groups": len(groups(part)), "long": 0 if by == "none" else len(groups(part))}
+    assert part.counts == {
+        "rows": 1,
+        "clips": len(part.index),
+        "groups": len(groups(part)),
+        "long": 0 if by == "none" else len(groups(part)),
+    }
     assert groups(dry_run.sample(planned)) == groups(part)
 
 

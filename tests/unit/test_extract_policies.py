@@ -120,7 +120,9 @@ def test_keyframe_stores_key_frames_of_the_clip_alone(table, tmp_path):
 
 def test_a_video_is_one_job_of_its_row(table, tmp_path, monkeypatch):
     jobs, read = [], decoder.read_clips
-    monkeypatch.setattr(decoder, "read_clips", lambda path, requests, frames: jobs.append(len(requests)) or read(path, requests, frames))
+    monkeypatch.setattr(
+        decoder, "read_clips", lambda path, requests, frames: jobs.append(len(requests)) or read(path, requests, frames)
+    )
     expand(table, tmp_path / "jobs", per_clip=2)
     assert sorted(jobs) == [2, 3]
 

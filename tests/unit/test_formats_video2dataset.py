@@ -5,11 +5,11 @@ import json
 import polars as pl
 import pytest
 import webdataset
+from http_files import serve
+from make_video import pattern_video
 
 from gex_pipeline import catalog, fetch, probe
 from gex_pipeline.config import ExpandConfig
-from http_files import serve
-from make_video import pattern_video
 from shards import storage
 from shards.errors import UserError
 
@@ -79,7 +79,14 @@ def test_the_jsons_fields_pass_through_whatever_their_types(set_of_tars):
 
 def test_json_that_no_text_can_hold_costs_a_sample_or_a_sign(tmp_path):
     with webdataset.TarWriter(str(tmp_path / "t.tar")) as tar:
-        tar.write({"__key__": "0", "mp4": b"a", "txt": "x", "json": b'{"title": "cut \\ud83d", "tags": ["\\ud83d", "\\ud83d\\ude00"]}'})
+        tar.write(
+            {
+                "__key__": "0",
+                "mp4": b"a",
+                "txt": "x",
+                "json": b'{"title": "cut \\ud83d", "tags": ["\\ud83d", "\\ud83d\\ude00"]}',
+            }
+        )
         tar.write({"__key__": "1", "mp4": b"a", "txt": "x", "json": b"[" * 100_000})
     clips, ledger, _ = load(tmp_path / "t.tar")
     assert [json.loads(clip["extra"]) for clip in clips] == [{"title": "cut ?", "tags": '["?", "\U0001f600"]'}]

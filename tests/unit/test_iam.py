@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.errors import UserError
 from trainer.models.iam import IAM
 
 DIM = 16

@@ -91,7 +91,7 @@ MINE = {"python": platform.python_version(), "ray": version("ray"), "vllm": "tru
 )
 def test_an_environment_that_cannot_take_the_actors_is_refused(tmp_path, theirs, says):
     def answer(found):
-        return '{"python": "%(python)s", "ray": "%(ray)s", "vllm": %(vllm)s, "gex_pipeline": %(gex_pipeline)s}' % found
+        return '{{"python": "{python}", "ray": "{ray}", "vllm": {vllm}, "gex_pipeline": {gex_pipeline}}}'.format(**found)
 
     environment.check(interpreter(tmp_path, answer(MINE)), "vllm")
     with pytest.raises(UserError, match=says):

@@ -70,5 +70,6 @@ def test_the_wait_for_data_is_the_slowest_ranks(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_outside_the_steps_ends_a_run_as_one_that_stopped(number):
-    code = f"import os, time; from trainer.loop import end_on_signals; end_on_signals(); os.kill(os.getpid(), {number}); time.sleep(9)"
+    code = "import os, time; from trainer.loop import end_on_signals; end_on_signals()"
+    code += f"; os.kill(os.getpid(), {number}); time.sleep(9)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

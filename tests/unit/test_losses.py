@@ -11,7 +11,7 @@ import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.losses import batch_recall, LossConfig, contrastive_loss, gather, global_mean
+from trainer.losses import LossConfig, batch_recall, contrastive_loss, gather, global_mean
 from trainer.models.iam import IAM
 
 DIM, BATCH = 12, 8

@@ -170,7 +170,7 @@ def test_a_short_batch_has_at_most_twice_the_same_source_pairs_of_a_uniform_shuf
 def test_ten_million_samples_cost_under_a_millisecond_a_step_and_200_mb():
     tracemalloc.start()
     stream = Stream("svst", [[1000] * 10_000], [1.0], 1024, 1024, 8, 8192, seed=0)
-    (_, walk, _), = stream.walks(0, 1)
+    ((_, walk, _),) = stream.walks(0, 1)
     walk.at(0)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

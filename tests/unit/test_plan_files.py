@@ -23,7 +23,13 @@ def tables(folder, order=0, files=3):
     rows = []
     for i in range(900):
         source = f"s{rng.randrange(130)}" if i > 60 else "big"
-        row = {"source_id": source, "video": f"{source}_{rng.randrange(2)}.mp4", "start": rng.randrange(60), "caption": f"c{i}", "i": i}
+        row = {
+            "source_id": source,
+            "video": f"{source}_{rng.randrange(2)}.mp4",
+            "start": rng.randrange(60),
+            "caption": f"c{i}",
+            "i": i,
+        }
         rows.append(row | {"end": row["start"] + rng.choice([1, 2.5, 30])} if i % 9 else row)
     rows += rows[:5]
     random.Random(order).shuffle(rows)
@@ -106,7 +112,9 @@ def test_every_row_is_read_back_as_it_was_planned(tmp_path, remote):
     assert whole["clip_id"].to_list() == built.clips[pl.Series(built.index)]["clip_id"].to_list()
     assert whole.select("row", "group", "position").rows() == sorted(whole.select("row", "group", "position").rows())
     assert whole.group_by("row").agg(pl.col("split").n_unique())["split"].max() == 1
-    assert [len({(g, x) for g, x in zip(*r.select(["group", "long"]).to_pydict().values()) if x}) for r in read] == rows["long"].to_pylist()
+    assert [len({(g, x) for g, x in zip(*r.select(["group", "long"]).to_pydict().values()) if x}) for r in read] == rows[
+        "long"
+    ].to_pylist()
     with pytest.raises(DatasetError, match="the plan has rows 0 to"):
         plan.read_row(root, record["rows"])
 

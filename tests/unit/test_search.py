@@ -1,6 +1,5 @@
 """`gexia search` and `gexia embed`: a trained model of use."""
 
-
 import pyarrow.parquet as pq
 import pytest
 import torch

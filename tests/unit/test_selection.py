@@ -65,7 +65,9 @@ def test_fps_asks_at_the_middle_of_each_stretch():
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30)), max_size=40))
 def test_passes_read_every_clip_once_and_never_too_many_at_a_time(spans):
-    clips = [Selection(str(i), np.array([first, first + length]), first, 1, "uniform") for i, (first, length) in enumerate(spans)]
+    clips = [
+        Selection(str(i), np.array([first, first + length]), first, 1, "uniform") for i, (first, length) in enumerate(spans)
+    ]
     parts = passes(clips, Recipe(mp4=True))
     assert sorted(item.clip_id for part in parts for item in part) == sorted(item.clip_id for item in clips)
     for part in parts:

@@ -39,6 +39,9 @@ def test_licences_are_counted_and_a_long_list_is_cut_with_its_count():
     licenses = {"CC-BY": 5, "": 2} | {f"own {i:03d}": 1 for i in range(100)}
     text = card.render(manifest(licenses=licenses), [])
     lines = [line for line in text.splitlines() if line.startswith("|") and line.endswith("|")]
-    assert lines[lines.index("| licence, as the catalog states it | clips |") + 2 :][:2] == ["| CC-BY | 5 |", "| not stated | 2 |"]
+    assert lines[lines.index("| licence, as the catalog states it | clips |") + 2 :][:2] == [
+        "| CC-BY | 5 |",
+        "| not stated | 2 |",
+    ]
     assert "| 62 others | 62 |" in lines
     assert all(name in text for name in format.LICENSE_FIELDS)

@@ -141,7 +141,9 @@ def test_texts_cannot_break_out_of_the_page(tmp_path):
         publish.write_commit(str(tmp_path), 0, {"row": 0, "shards": {"short": writer.close()}})
     publish.build_manifest(str(tmp_path), "c", "p", {}, {})
     page = report.render(reader.open_dataset(str(tmp_path)))
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x" in page and "<script" not in page and "<b>" not in page.split("<h2>Short")[1]
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt; $x" in page and "<script" not in page and "<b>" not in page.split("<h2>Short")[1]
+    )
 
 
 def test_licences_are_listed(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 
 from shards import scratch
 
-OWNER = "import time; from shards import scratch\nwith scratch.folder() as f: open(f + '/x', 'w'); print(f, flush=True); time.sleep(60)"
+OWNER = """import time; from shards import scratch
+with scratch.folder() as f: open(f + '/x', 'w'); print(f, flush=True); time.sleep(60)"""
 
 
 @pytest.fixture(autouse=True)

@@ -399,9 +399,7 @@ def test_in_a_copy_without_commit_records_every_tar_must_be_listed(root):
     shutil.rmtree(root / "commits")
     assert validate(str(root)) == []
     shutil.copy(root / SHORT, root / "train/short/00099.tar")
-    assert [(p.path, p.message) for p in validate(str(root))] == [
-        ("train/short/00099.tar", "on disk but not in the manifest")
-    ]
+    assert [(p.path, p.message) for p in validate(str(root))] == [("train/short/00099.tar", "on disk but not in the manifest")]
 
 
 def test_a_sample_whose_caption_is_null_needs_no_text(root):

@@ -137,7 +137,9 @@ def test_equal_samples_give_equal_bytes_wherever_they_are_written(tmp_path_facto
     first, second = (tmp_path_factory.mktemp("dataset") for _ in range(2))
     remote = f"memory://{uuid.uuid4().hex}"
     reversed_meta = [{**c, "meta": dict(reversed(c["meta"].items()))} for c in contents]
-    records = [write(root, granularity, 7, c)[0] for root, c in ((first, contents), (second, reversed_meta), (remote, contents))]
+    records = [
+        write(root, granularity, 7, c)[0] for root, c in ((first, contents), (second, reversed_meta), (remote, contents))
+    ]
     assert records[0] == records[1] == records[2]
     for path in (records[0]["path"], format.sidecar_path(records[0]["path"])):
         assert (first / path).read_bytes() == (second / path).read_bytes() == storage.read_bytes(f"{remote}/{path}")

@@ -31,7 +31,11 @@ FILES = {
 }
 # In the other files these count other frames than there are; they must then give none.
 DECORD_READS = {"one_keyframe.mp4", "open_gop.mp4", "start_not_zero.mkv", "hevc.mp4", "vp9.webm", "variable_rate.mp4"}
-READS = {"pyav": {*FILES, "variable_rate.mp4", "edit_list.mp4"}, "decord": DECORD_READS, "torchcodec": {*DECORD_READS, "edit_list.mp4"}}
+READS = {
+    "pyav": {*FILES, "variable_rate.mp4", "edit_list.mp4"},
+    "decord": DECORD_READS,
+    "torchcodec": {*DECORD_READS, "edit_list.mp4"},
+}
 TORCHCODEC = importlib.util.find_spec("torchcodec") is not None
 EVERY_DECODER = [
     pytest.param(name, marks=pytest.mark.skipif(name == "torchcodec" and not TORCHCODEC, reason="torchcodec is not installed"))

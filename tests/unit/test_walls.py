@@ -72,7 +72,7 @@ def test_no_import_circles():
     def visit(module):
         if module in done or module not in graph:
             return
-        assert module not in active, f"import circle: {' -> '.join([*active[active.index(module):], module])}"
+        assert module not in active, f"import circle: {' -> '.join([*active[active.index(module) :], module])}"
         active.append(module)
         for other in graph[module] - {module}:  # a package that imports its own modules
             visit(other)

@@ -11,7 +11,6 @@ from shards.errors import UserError
 from .iam import IAM
 from .towers import ImageTower, TextTower, architecture, create_tokenizer, create_towers, default_pixels, load_weights
 
-
 # scratch: random weights, the new modules' rate; frozen: pretrained and never changed; finetune: the towers' rate.
 TowerInit = Literal["scratch", "frozen", "finetune"]
 

@@ -172,9 +172,7 @@ class Task(nn.Module):
         return [{**result, "chance": chance, "n": n, **covered}]
 
     @torch.no_grad()
-    def _predict(
-        self, accelerator, dataset, granularity, recipe, batch, loader, folder
-    ) -> tuple[dict[str, Tensor], list[str]]:
+    def _predict(self, accelerator, dataset, granularity, recipe, batch, loader, folder) -> tuple[dict[str, Tensor], list[str]]:
         """(what `measure` needs, ids of the samples)."""
         ranks = accelerator.process_index, accelerator.num_processes
         kept = self._kept_videos(accelerator, dataset, granularity, recipe, batch, loader, folder) if folder else {}

@@ -28,9 +28,7 @@ class VideoText(Task):
         text = self.encoder(
             [
                 [_choose(captions, draw, sample_id)] if len(captions := fields["captions"] or []) > 1 else sentences
-                for sentences, fields, sample_id in zip(
-                    batch.sentences["caption"], batch.fields, batch.sample_ids, strict=True
-                )
+                for sentences, fields, sample_id in zip(batch.sentences["caption"], batch.fields, batch.sample_ids, strict=True)
             ]
         )
         return {**super().inputs(batch, draw), "tokens": text.tokens, "mask": text.mask, "text_id": text.text_id}
