@@ -77,7 +77,7 @@ class Index:
             return try_again(lambda: index_tar(self.tars[number].url, partial=True))
         except DatasetError as error:
             if is_store_failure(error):  # an index without samples would leave the shard out for the rest of the run
-                raise UserError(f"{error}; {_REMEDY}") from None
+                raise UserError(str(error)) from None
             logger.warning("%s; its samples are replaced", error)
             return format.SIDECAR_SCHEMA.empty_table()
 

@@ -19,9 +19,7 @@ from torch.utils.checkpoint import checkpoint
 @dataclass
 class LossConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"  # sigmoid is SigLIP's
-    max_scale: float | None = (
-        None  # most that the learned 1 / temperature becomes; null: 100 for infonce (CLIP's), any for sigmoid
-    )
+    max_scale: float | None = None  # bound of the learned 1 / temperature; null: 100 for infonce (CLIP's), none for sigmoid
     chunk: int | None = None  # rows whose scores are held at once; null: all
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from shards import format
-from shards.reader import Dataset
+from shards.reader import Dataset, Shard
 from trainer.decode import stored_frames
 
 FRAMES = 8  # pictures taken from a sample that has no JPEG files
@@ -36,7 +36,7 @@ def all_samples(dataset: Dataset, split: str, granularity: str) -> Iterator[Samp
     for shard in dataset.select(split, granularity):
         for line in dataset.sidecar(shard).to_pylist():
             if line["status"] == "ok":
-                yield _sample(dataset.read_sample(shard, line), granularity)
+                yield _sample(dataset, shard, line)
 
 
 def samples_by_id(dataset: Dataset, split: str, granularity: str, sample_ids: Iterable[str]) -> dict[str, Sample]:
@@ -45,22 +45,24 @@ def samples_by_id(dataset: Dataset, split: str, granularity: str, sample_ids: It
     for shard in dataset.select(split, granularity) if wanted else ():
         for line in dataset.sidecar(shard).to_pylist():
             if line["status"] == "ok" and line["sample_id"] in wanted:
-                found[line["sample_id"]] = _sample(dataset.read_sample(shard, line), granularity)
+                found[line["sample_id"]] = _sample(dataset, shard, line)
     if len(found) < len(wanted):  # tars of others are indexed by key, and may have ids of their own
         by_id = ((sample.fields.get("sample_id"), sample) for sample in all_samples(dataset, split, granularity))
         found.update((name, sample) for name, sample in by_id if name in wanted)
     return found
 
 
-def _sample(members: dict, granularity: str) -> Sample:
-    fields = json.loads(bytes(members.get("json", b"{}")))
-    views = format.TEXT_VIEWS[granularity].items()
-    texts = {view: bytes(members[name]).decode(errors="replace") for view, name in views if name in members}
-    frames = [bytes(data) for name, data in sorted(members.items()) if name == "jpg" or name.endswith(".jpg")]
-    if not frames:
-        pictures = stored_frames(members, lambda count: spread(range(count), FRAMES), granularity)
-        frames = [simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=85) for picture in pictures]
-    return Sample(fields, texts, frames)
+def _sample(dataset: Dataset, shard: Shard, line: dict) -> Sample:
+    """DatasetError where it is damaged."""
+    with dataset.using(shard, line) as members:
+        fields = json.loads(bytes(members.get("json", b"{}")))
+        views = format.TEXT_VIEWS[shard.granularity].items()
+        texts = {view: bytes(members[name]).decode(errors="replace") for view, name in views if name in members}
+        frames = [bytes(data) for name, data in sorted(members.items()) if name == "jpg" or name.endswith(".jpg")]
+        if not frames:
+            pictures = stored_frames(members, lambda count: spread(range(count), FRAMES), shard.granularity)
+            frames = [simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=85) for picture in pictures]
+        return Sample(fields, texts, frames)
 
 
 def spread(items, count: int) -> list:

@@ -35,8 +35,10 @@ def test_a_second_driver_is_refused_and_one_that_is_killed_leaves_nothing_behind
     output = tmp_path / "out"
     process = start(catalog, output)
     wait_for(lambda: committed(output), process)
+    process.send_signal(signal.SIGSTOP)  # it would end before the second one has started, on a busy machine
     second = start(catalog, output)
     said, _ = second.communicate(timeout=120)
+    process.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and "error: output.path: another run is writing" in said, said
     family = psutil.Process(process.pid).children(recursive=True)
     ray_agents += [child for child in family if child.name().endswith("Agent")]
