@@ -29,9 +29,10 @@ def comments(config_class: type, prefix: str = "") -> dict[str, str]:
         above = field.lineno - 1
         while lines[above - 1].lstrip().startswith("#"):
             above -= 1
-        beside, over = of_line.get(field.end_lineno), [of_line[line] for line in range(above + 1, field.lineno)]
-        if beside or over:
-            found[prefix + field.target.id] = beside or " ".join(over)
+        beside = [of_line[line] for line in range(field.lineno, field.end_lineno + 1) if line in of_line]
+        words = beside or [of_line[line] for line in range(above + 1, field.lineno)]
+        if words:
+            found[prefix + field.target.id] = " ".join(words)
         if dataclasses.is_dataclass(kinds[field.target.id]):
             found |= comments(kinds[field.target.id], f"{prefix}{field.target.id}.")
     return found

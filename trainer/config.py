@@ -85,10 +85,11 @@ LIMITS = [
         "validate_every", "workers", "max_failures", "loader.workers", "loader.max_failures", "loader.cache_gb",
         "model.frame_grid", "optim.lr", "optim.towers_lr", "optim.head_lr", "optim.weight_decay", "optim.warmup",
     )),
-    ("over 0", lambda value: value > 0, (
-        "weight", "loader.weights", "loss.max_scale", "optim.eps", "optim.layer_decay", "optim.clip_norm", "model.mlp_ratio",
+    ("over 0", lambda value: 0 < value < inf, (
+        "weight", "loader.weights", "loss.max_scale", "optim.eps", "optim.layer_decay", "model.mlp_ratio",
         "checkpoint.every_minutes", "save.every_minutes", "loader.read_seconds", "loader.stall_seconds",
     )),
+    ("over 0, or .inf for none", lambda value: value > 0, ("optim.clip_norm",)),
     ("at least 0 and under 1", lambda value: 0 <= value < 1, (
         "model.dropout", "model.patch_dropout", "optim.beta1", "optim.beta2", "optim.ema_decay",
     )),

@@ -16,6 +16,8 @@ from trainer.order import derive_key
 
 # Frames up to this much larger than `size` are cropped as they are: `ops/bench/decode_jpeg.py` says what that saves.
 CROP_ONLY_RATIO = 1.25
+# A longer text is no description of a video, and would take a batch's memory: all its texts are padded to it.
+_MOST_SENTENCES, _MOST_CHARACTERS = 512, 20_000
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # json can escape one, but no tokenizer takes it
 
 
@@ -133,6 +135,10 @@ def _sentences(view: str, meta: dict, members: dict[str, memoryview], granularit
         sentences = [] if text is None else [text]
     if not isinstance(sentences, list) or not all(map(_is_text, sentences)):
         raise SampleError("bad_text", f"{meta['sample_id']}: the view {view} is no text")
+    if len(sentences) > _MOST_SENTENCES or sum(map(len, sentences)) > _MOST_CHARACTERS:
+        size = f"{len(sentences):,} sentences, {sum(map(len, sentences)):,} characters"
+        most = f"{_MOST_SENTENCES:,} and {_MOST_CHARACTERS:,}"
+        raise SampleError("bad_text", f"{meta['sample_id']}: the view {view} has {size}; at most {most} are read")
     sentences = [sentence for sentence in sentences if sentence.strip()]
     if not sentences:
         raise SampleError("no_text", f"{meta['sample_id']}: no text for the view {view}")

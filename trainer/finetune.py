@@ -22,8 +22,8 @@ from trainer.data_config import StreamConfig
 from trainer.embeddings import model_digest
 from trainer.evaluate import load_model
 from trainer.finetune_config import FinetuneConfig, SplitConfig, check_finetune, finetune_identity
-from trainer.loop import create_accelerator, end_on_signals, make_ready, run_steps
-from trainer.optim import create_optimizer
+from trainer.loop import create_accelerator, make_ready, run_steps
+from trainer.optim import create_optimizer, steps_to_cpu
 from trainer.step import StepResult, seed_step, update
 from trainer.stream import Batch, Streams
 from trainer.tasks.base import Recipe, Task, to_device
@@ -118,6 +118,7 @@ def train(
     """From step `done` to the end, or until a stop signal; returns whether it reached the end."""
     output = Path(config.output)
     model, optimizer = accelerator.prepare(task, optimizer)
+    steps_to_cpu(optimizer)
 
     def do_step(batch: Batch) -> StepResult:
         seed_step(config.seed, batch.step, accelerator.process_index)
@@ -188,5 +189,4 @@ def report(config: FinetuneConfig, task: Task, parts: Parts, weights: str, found
 
 
 if __name__ == "__main__":
-    end_on_signals()
     run_script(FinetuneConfig, finetune)

@@ -38,7 +38,7 @@ class FinetuneConfig:
     batch: int = 64  # samples of a step over all ranks
     lanes: int | None = None  # must divide batch, ranks must divide it; null: batch
     loader: DataConfig = field(default_factory=DataConfig)
-    loss: LossConfig = field(default_factory=LossConfig)  # of retrieval
+    loss: LossConfig = field(default_factory=LossConfig)  # of retrieval; max_scale of all that learn the temperature
     optim: OptimConfig = field(default_factory=OptimConfig)
     save: CheckpointConfig = field(default_factory=CheckpointConfig)
     select_every: int = 100  # steps between two looks at the select split; the last step is one too

@@ -63,7 +63,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
         kwargs_handlers=[wrapper, patience],
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # whatever the launcher says
     )
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         kind = accelerator.distributed_type.value
         raise UserError(f"accelerate's config asks for {kind}; only plain data parallelism is supported: --multi_gpu")
     one_of_many = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
@@ -135,12 +135,13 @@ def run_steps(
             result = do_step(batch)
             if not result.finite:
                 end_diverged(accelerator, output, batch, result)
-            stopping, due, waited = stop.agree(waited)
-            journal.step(batch, result, [group["lr"] for group in optimizer.param_groups], waited)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            journal.step(batch, result, rates, stop.longest(waited))
 
             began = time.perf_counter()
             after_step(step + 1)
             journal.leave_out(time.perf_counter() - began)
+            stopping, due = stop.agree()
             last = step + 1 == config.steps
             if stopping or due or last or (step + 1) % saving.every_steps == 0:
                 if accelerator.is_main_process:
@@ -151,13 +152,6 @@ def run_steps(
                 accelerator.print(f"stopped after step {step + 1}; the same command goes on from there")
                 return False
     return True
-
-
-def end_on_signals() -> None:
-    """Let SIGTERM and SIGUSR1 end the process as one that stopped, with 0: outside the steps there is nothing to save, and
-    a scheduler that sent the signal starts it again."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: sys.exit(0))
 
 
 class StopSignal:
@@ -188,15 +182,21 @@ class StopSignal:
     def _on_signal(self, *_) -> None:
         self._stop = True
 
-    def agree(self, waited: float) -> tuple[bool, bool, float]:
-        """(stop, save, waited): whether to end here, whether it is time for a checkpoint, and the longest that a rank
-        waited for its data, since all wait for that one; the same on all ranks."""
+    def agree(self) -> tuple[bool, bool]:
+        """(stop, save): whether to end here, and whether it is time for a checkpoint; the same on all ranks."""
         due = time.monotonic() - self._saved > self._save_seconds
-        found = torch.tensor([self._stop, due and self._is_first, waited], dtype=torch.float64)
+        stop, save = self._most([self._stop, due and self._is_first])
+        return bool(stop), bool(save)
+
+    def longest(self, waited: float) -> float:
+        """The longest that a rank waited for its data, seconds: all wait for that one."""
+        return self._most([waited])[0]
+
+    def _most(self, values: list[float]) -> list[float]:
+        found = torch.tensor(values, dtype=torch.float64)
         if self._group is not None:
             dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self._group)
-        stop, due, waited = found.tolist()
-        return bool(stop), bool(due), waited
+        return found.tolist()
 
     def saved(self) -> None:
         self._saved = time.monotonic()

@@ -58,6 +58,14 @@ def create_optimizer(model: nn.Module, config: OptimConfig, inits: dict[str, Tow
     return torch.optim.AdamW(groups.values(), betas=(config.beta1, config.beta2), eps=config.eps)
 
 
+def steps_to_cpu(optimizer: torch.optim.Optimizer) -> None:
+    """Accelerate moves a restored state to the device as a whole. AdamW reads its numbers of steps on the host, and would
+    wait for the device once a parameter."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = state["step"].cpu()
+
+
 def layer(name: str, top: int) -> int:
     """Depth of a tower's parameter: -1 for embeddings, its block's number, `top` for what follows the blocks."""
     if block := BLOCK.search(name):

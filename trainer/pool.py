@@ -68,6 +68,7 @@ class _Process:
     connection: Connection
     outbox: SimpleQueue  # pickled messages to it; None ends them
     progress: list[Progress]
+    is_first: bool  # not in the place of another: workers that start again and again are no progress
     heard: float  # when it started, last answered, or got work after it had none
     started: bool = False
     tasks: set[int] = field(default_factory=set)  # given to it, without an answer
@@ -130,13 +131,12 @@ class Pool:
         self._readers: dict[Key, int] = {}  # window -> its read task, while that has no answer
         self._attempts: Counter = Counter()
         self._heard = 0.0  # when a worker last had data to show for a task
-        self._replaced = False  # whether any worker was
         self._next_task = 0
 
     def run(self, plans: Iterator[BatchPlan]) -> Iterator[Output]:
         """The plans' batches, in order."""
         if not self._workers:
-            self._workers = [self._start(number) for number in range(self._data.workers)]
+            self._workers = [self._start(number, is_first=True) for number in range(self._data.workers)]
         jobs: deque[_Job] = deque()
         try:
             while True:
@@ -233,7 +233,7 @@ class Pool:
 
     # ---- talking to workers
 
-    def _start(self, number: int) -> _Process:
+    def _start(self, number: int, is_first: bool) -> _Process:
         ours, theirs = Pipe()
         fds = (theirs.fileno(), self._store.fd, self._slots.fileno())
         self._cells[number] = 0
@@ -251,7 +251,7 @@ class Pool:
         threading.Thread(target=_send_all, args=(outbox, ours), daemon=True).start()
         outbox.put(pickle.dumps(self._tars))
         progress = [Progress(cells) for cells in self._cells[number]]
-        worker = _Process(process, ours, outbox, progress, heard=time.monotonic())
+        worker = _Process(process, ours, outbox, progress, is_first, heard=time.monotonic())
         weakref.finalize(worker, outbox.put, None)
         return worker
 
@@ -284,7 +284,7 @@ class Pool:
                 continue
             worker.heard, worker.started = time.monotonic(), True
             if number == READY:
-                if not self._replaced:  # workers that start again and again are no progress
+                if worker.is_first:
                     self._heard = worker.heard
             else:
                 worker.tasks.discard(number)
@@ -343,7 +343,7 @@ class Pool:
         if not current and not worker.started:
             raise UserError("data workers do not start; their errors are above")
         self._suspect({(task, detail) for task, detail, _ in current if task in self._tasks}, what)
-        self._workers[number], self._replaced = self._start(number), True
+        self._workers[number] = self._start(number, is_first=False)
         for task in sorted(worker.tasks):
             self._send(task, self._workers[number])
 

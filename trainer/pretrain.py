@@ -9,9 +9,9 @@ from shards.plain import open_data
 from trainer import checkpoint
 from trainer.config import PretrainConfig, check_pretrain, run_identity, run_script
 from trainer.flops import StepFlops
-from trainer.loop import create_accelerator, end_on_signals, make_ready, run_steps
+from trainer.loop import create_accelerator, make_ready, run_steps
 from trainer.models.gexia import GexiaModel
-from trainer.optim import Average, create_optimizer
+from trainer.optim import Average, create_optimizer, steps_to_cpu
 from trainer.step import StepResult, seed_step, training_step
 from trainer.stream import Batch, Streams
 from trainer.validation import Validation
@@ -77,6 +77,7 @@ def train(
     if average:
         average.model.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
+    steps_to_cpu(optimizer)
     flops = StepFlops(accelerator, plain_model)
 
     def do_step(batch: Batch) -> StepResult:
@@ -98,5 +99,4 @@ def train(
 
 
 if __name__ == "__main__":
-    end_on_signals()
     run_script(PretrainConfig, pretrain)

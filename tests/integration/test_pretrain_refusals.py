@@ -82,6 +82,7 @@ def assert_refused(result: tuple[int, str], *words: str) -> None:
         (["--optim.clip_norm", "-1"], ["optim.clip_norm: -1.0 is not over 0"]),
         (["--optim.lr", ".inf"], ["optim.lr: inf is not 0 or more"]),
         (["--optim.beta1", "1.5"], ["optim.beta1: 1.5"]),
+        (["--loader.stall_seconds", ".inf"], ["loader.stall_seconds: inf is not over 0"]),
         (["--loss.max_scale", "0"], ["loss.max_scale: 0.0"]),
         (["--loader.weights", "[.nan]"], ["loader.weights: nan is not over 0"]),
         (["--streams.lv.weight", "0"], ["streams.lv.weight: 0.0"]),
@@ -117,6 +118,12 @@ def test_an_architecture_that_open_clip_cannot_make_is_refused(monkeypatch, caps
         path.write_text(json.dumps(described | wrong))
         arguments = ["--config", TINY, "--data", data, "--output", tmp_path / "run", *small, "--model.name", path]
         assert_refused(call(monkeypatch, capsys, "pretrain", *arguments), "model.name: open_clip cannot make this model")
+
+
+def test_the_least_that_a_number_may_be_is_taken():
+    least = ["--validate_every", "0", "--optim.warmup", "0", "--optim.towers_lr", "0", "--optim.clip_norm", ".inf"]
+    least += ["--loader.workers", "0", "--model.dropout", "0", "--loader.cache_gb", "0", "--loader.max_failures", "0"]
+    check_pretrain(parse(PretrainConfig, ["--config", str(TINY), "--data", "x", "--output", "y", *least]))
 
 
 @pytest.mark.parametrize("missing", ["data", "output"])

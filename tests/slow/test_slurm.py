@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 SRUN = """#!/bin/bash
 # Starts the tasks as SLURM would on one node.
+[ "$1" = --kill-on-bad-exit=1 ] && shift
 for i in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & done
 for job in $(jobs -p); do wait "$job" || status=$?; done
 exit ${status:-0}

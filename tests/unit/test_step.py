@@ -1,6 +1,7 @@
 """A training step: the same gradients in one piece, in chunks and over ranks, dropout on."""
 
 import ctypes
+import math
 import os
 import re
 import socket
@@ -89,6 +90,17 @@ def test_gradients_do_not_depend_on_the_chunks(kind):
     assert all(grad.abs().max() > 0 for name, grad in whole[1].items() if "iam" in name and "position" not in name)
     for chunk in (1, 2, 3, 8):
         assert_same(gradients(chunk, kind), whole)
+
+
+@pytest.mark.parametrize("start", [100.0, 117.0])
+def test_a_step_brings_the_temperature_back_to_its_bound_and_lets_it_learn(start):
+    config = PretrainConfig(trackers=[])
+    accelerator, model = create_accelerator(config), create_model()
+    nn.init.constant_(model.logit_scale, math.log(start))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    scales = [training_step(accelerator, model, optimizer, create_batch(), STREAM, config).scale for _ in range(4)]
+    assert scales[0] == pytest.approx(start) and max(scales[1:]) <= 100.001 and len(set(scales[1:])) > 1
 
 
 def test_dropout_is_on_and_differs_between_steps_and_samples():

@@ -116,6 +116,8 @@ def test_text_falls_back_to_the_member_where_the_json_has_no_sentences():
         (sample([grey(1)], {"sentences": {"caption": "a man walks"}}), "bad_text"),
         (sample([grey(1)], {"sentences": {"caption": {"en": "a man"}}}), "bad_text"),
         (sample([grey(1)], {"sentences": {"caption": 3}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": ["a"] * 513}}), "bad_text"),
+        (sample([grey(1)], {"sentences": {"caption": ["a man " * 4000]}}), "bad_text"),
         (sample([grey(1)], {"sentences": {"caption": ["\ud83d"]}}), "bad_text"),
         (sample([grey(1)], {"caption": ["a man", "a dog"]}, text=None), "bad_text"),
         (sample([grey(1)], {"caption": {"en": "a man"}}, text=None), "bad_text"),

@@ -221,6 +221,14 @@ def test_architecture_is_open_clips_own():
     assert architecture("ViT-B-32-quickgelu")["quick_gelu"]
 
 
+def test_more_frames_than_positions_are_refused(tmp_path):
+    model = build(CLIP, tmp_path, positions=3)
+    frames, mask = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), torch.ones(1, 4, dtype=torch.bool)
+    assert model.encode_video(frames, mask, 0).shape == (1, 24)
+    with pytest.raises(UserError, match="4 frames, but the model has model.positions 3"):
+        model.encode_video(frames, mask, 1)
+
+
 def test_a_saved_model_drops_no_patches(tmp_path):
     """What a pretraining left out of its steps is not left out of a fine-tuning of its model."""
     model = build(CLIP, tmp_path, patch_dropout=0.5)

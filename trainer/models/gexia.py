@@ -119,7 +119,10 @@ class GexiaModel(nn.Module, PyTorchModelHubMixin):
         return create_tokenizer(self.architecture)
 
     def encode_video(self, frames: Tensor, frame_mask: Tensor, iterations: int, keys: Tensor | None = None) -> Tensor:
-        """uint8 [B, T, 3, H, W], bool [B, T] -> [B, D], normalised. `keys`: see `forward`."""
+        """uint8 [B, T, 3, H, W], bool [B, T] -> [B, D], normalised. `keys`: see `forward`. UserError for more frames than
+        the IAM has positions."""
+        if iterations and frames.shape[1] > self.video_iam.positions:
+            raise UserError(f"{frames.shape[1]} frames, but the model has model.positions {self.video_iam.positions}")
         tokens = self.image_tower(frames.flatten(0, 1), with_grid=iterations > 0).unflatten(0, frames.shape[:2])
         dense_mask = frame_mask[:, :, None].expand(tokens.shape[:3])
         return self.video_iam(tokens[:, :, 0], frame_mask, tokens, dense_mask, iterations, keys)
