@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -138,8 +138,9 @@ def stopped_children(at_most: int):
         while not over.is_set():
             child = decoder._current
             if child is not None and child.alive() and (child._process.pid in stopped or len(stopped) < at_most):
-                os.kill(child._process.pid, signal.SIGSTOP)
-                stopped.add(child._process.pid)
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(child._process.pid, signal.SIGSTOP)
+                    stopped.add(child._process.pid)
             time.sleep(0.005)
 
     thread = threading.Thread(target=stop_children)

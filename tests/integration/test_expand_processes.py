@@ -43,7 +43,8 @@ def test_a_second_driver_is_refused_and_one_that_is_killed_leaves_nothing_behind
     family = psutil.Process(process.pid).children(recursive=True)
     ray_agents += [child for child in family if child.name().endswith("Agent")]
     process.kill()
-    process.communicate()
+    process.wait()  # not for its output, which Ray's agents hold open
+    process.stdout.close()
     done = committed(output)
     _, alive = psutil.wait_procs(set(family) - set(ray_agents), timeout=30)
     assert not alive

@@ -33,13 +33,18 @@ class Remote:
 
 
 def held(folder: Path) -> int:
-    """Bytes in the folder, which others may change meanwhile."""
-    total = 0
+    """Bytes in the folder; where others change it meanwhile, of what was there all the time."""
+    before, after = sizes(folder), sizes(folder)
+    return sum(before[path] for path in before.keys() & after.keys())
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    found = {}
     for place, _, names in os.walk(folder):
         for name in set(names) - {"lock"}:
             with contextlib.suppress(FileNotFoundError):
-                total += os.stat(os.path.join(place, name)).st_size
-    return total
+                found[f"{place}/{name}"] = os.stat(os.path.join(place, name)).st_size
+    return found
 
 
 def test_any_range_is_the_files_bytes_and_each_page_is_fetched_once(tmp_path):
