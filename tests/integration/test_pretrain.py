@@ -149,17 +149,17 @@ def test_two_ranks_refuse_a_bad_config_with_one_line(home):
     assert output.count("error: unrecognized arguments: --stepz") == 1
 
 
-def test_evaluation_gives_the_same_numbers_on_one_rank_on_two_and_on_four(home, any_ranks):
+def test_evaluation_gives_the_same_numbers_on_one_rank_and_on_two(home, any_ranks):
+    """On four: tests/slow/test_finetune_world.py."""
     common = ["--checkpoint", any_ranks[1] / "model", "--data", home / "data", "--task", "retrieval"]
     fresh = [*common, "--cache", "none"]
-    on_two, on_four = (launch("evaluate.py", n, *fresh, "--output", home / f"eval-{n}", "--batch", 3) for n in (2, 4))
+    on_two = launch("evaluate.py", 2, *fresh, "--output", home / "eval-2", "--batch", 3)
     for kept in ("made", "taken"):
         arguments = [*map(str, common), "--output", str(home / f"eval-{kept}"), "--batch", "4"]
         evaluate.evaluate(parse(EvaluateConfig, arguments))
     printed = finish(on_two)
-    finish(on_four)
-    one, *others = (json.loads((home / f"eval-{how}" / "retrieval.json").read_text()) for how in ("made", "taken", 2, 4))
-    assert [one] * 3 == others
+    one, *others = (json.loads((home / f"eval-{how}" / "retrieval.json").read_text()) for how in ("made", "taken", 2))
+    assert [one] * 2 == others
     results = one["datasets"][0]["results"]
     assert [(r["granularity"], r["view"]) for r in results[::2]] == [
         ("short", "caption"),

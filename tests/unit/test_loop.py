@@ -61,5 +61,6 @@ def longest(rank: int, folder: str) -> None:
 
 def test_the_wait_for_data_is_the_slowest_ranks(tmp_path):
     """The others wait for it inside the step, where it would count as work."""
+    multiprocessing.set_forkserver_preload(["trainer.loop"])  # imported once
     multiprocessing.start_processes(longest, (str(tmp_path),), nprocs=2, start_method="forkserver")
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [3.5, 3.5]
