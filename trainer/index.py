@@ -15,7 +15,6 @@ from trainer.tars import Tar, is_store_failure, try_again
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "go on when the store answers again"
 _THREADS = 16  # sidecars and sizes asked for at once: each is one small request
 
 
@@ -93,7 +92,7 @@ def _sidecar(dataset: Dataset, shard: Shard):
     try:
         storage.read_bytes(url)
     except OSError as error:
-        raise UserError(f"{url}: {error}; {_REMEDY}") from None
+        raise UserError(f"{url}: {error}; go on when the store answers again") from None
     return dataset.sidecar(shard)  # its bytes come: Arrow raises OSError of damaged ones too
 
 

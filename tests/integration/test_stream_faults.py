@@ -196,15 +196,19 @@ def test_workers_of_a_stream_that_nobody_closed_end_with_it(root):
     assert not alive
 
 
-def test_a_frozen_worker_is_named_and_replaced(root, caplog):
-    expected = contents(root, steps=20)
+def read_with_one_frozen(stream) -> list:
+    """Twenty batches, one of the workers stopped after the fourth."""
     got = []
+    for step, batch in enumerate(stream.batches(0, 20)):
+        got.append(content(batch))
+        if step == 3:
+            workers_of(os.getpid())[0].send_signal(signal.SIGSTOP)
+    return got
+
+
+def test_a_frozen_worker_is_named_and_replaced(root, caplog):
     with streams(root, workers=2, prefetch=1, read_seconds=1.5) as stream:
-        for step, batch in enumerate(stream.batches(0, 20)):
-            got.append(content(batch))
-            if step == 3:
-                workers_of(os.getpid())[0].send_signal(signal.SIGSTOP)
-    assert got == expected
+        assert read_with_one_frozen(stream) == contents(root, steps=20)
     assert "made no progress for 2 s" in caplog.text
 
 
@@ -213,14 +217,8 @@ def test_a_frozen_worker_that_takes_no_more_messages_is_replaced(tmp_path, caplo
     """One lane, so that its window, and with it every task, is large: more than a socket holds of them lie ahead."""
     make_dataset(tmp_path, shorts={"train": 2000}, longs={}, rows=1, size=(16, 16), frames=1)
     configs = {"svst": replace(STREAMS["svst"], frames=1, lanes=1)}
-    expected = contents(tmp_path, steps=20, configs=configs)
-    got = []
     with streams(tmp_path, configs, workers=2, read_seconds=1.5) as stream:
-        for step, batch in enumerate(stream.batches(0, 20)):
-            got.append(content(batch))
-            if step == 3:
-                workers_of(os.getpid())[0].send_signal(signal.SIGSTOP)
-    assert got == expected
+        assert read_with_one_frozen(stream) == contents(tmp_path, steps=20, configs=configs)
     assert "made no progress for 2 s" in caplog.text
 
 
